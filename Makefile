@@ -1,0 +1,50 @@
+# `make serve` and `make test` are all a newcomer needs; both set up what is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: serve test setup lint types bench clean
+
+serve: $(VENV)/.engine  ## start gateway and engine on the embedded model, print the canvas URL
+	$(BIN)/realtime serve $(ARGS)
+
+setup: $(VENV)/.engine $(VENV)/.test
+
+$(BIN)/python:
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# Progress is pip's own: torch alone is 200 MB.
+$(VENV)/.engine: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the service and its engine (torch, diffusers, transformers); a few minutes the first time"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[engine]' | grep -E '^(Collecting|Downloading|Installing|Successfully)' || true
+	@$(BIN)/python -c 'import realtime, engines, torch, diffusers'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.engine tests/contract/package.json
+	@echo "installing what the tests need (pytest, JavaScript clients, a browser if there is none)"
+	@$(PIP) -e '.[engine,test]'
+	@$(BIN)/python -m tests.browser.install
+	@touch $@
+
+test: $(VENV)/.test  ## everything that fits a laptop; about ten minutes on two cores
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.lint $(VENV)/.engine
+	$(BIN)/mypy
+
+$(VENV)/.lint: $(VENV)/.engine
+	@$(PIP) -e '.[lint]' && touch $@
+
+bench: $(VENV)/.bench  ## the latency lab: gateway, engine, goodput; results in bench/results
+	$(BIN)/python -m bench $(ARGS)
+
+$(VENV)/.bench: $(VENV)/.test
+	@$(PIP) -e '.[bench]' && touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info tests/contract/node_modules

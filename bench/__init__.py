@@ -1,0 +1,1 @@
+"""The latency lab: load generators, engine measurements, reports."""

@@ -1,0 +1,152 @@
+"""What crosses the border between the gateway and an engine process: plain data, no torch.
+
+Times are seconds. Clocks are `time.monotonic()`, which Linux and macOS share between processes
+of one machine, so a stamp taken in the gateway can be subtracted in the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request for pictures, complete: nothing in it needs the network or a default."""
+
+    prompt: str
+    seed: int  # 0..2**63-1; image i of `count` uses seed + i
+    width: int  # of the answer, pixels, a multiple of 8
+    height: int
+    negative_prompt: str = ""
+    steps: int = 4  # 1..12 UNet evaluations, exactly
+    guidance: float = 1.0  # LCM guidance embedding w+1, or CFG scale for a model without one
+    strength: float = 1.0  # 0..1, LCM-native: how far the input image is noised; 1 without an image
+    image: bytes | None = None  # an encoded picture (PNG, JPEG, WebP) whose header the gateway admitted
+    mask: bytes | None = None  # as `image`, same size; white is filled
+    mask_only: bool = False  # unmasked pixels of the answer are the input's own pixels
+    count: int = 1  # num_images, 1..8
+    format: str = "jpeg"  # jpeg | png | webp
+    safety: bool = True  # run the safety checker if the model has one
+    model: str = ""  # name of a loaded model, "" = the default
+
+
+# ---- gateway to engine ----
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Draw this. `session` is the unit of order, fairness and newest-wins."""
+
+    ticket: int  # unique per gateway, never reused
+    session: str
+    received: float  # monotonic, when the frame's last byte arrived
+    job: Job
+    buffering: int = 0  # waiting frames the session may hold, newest win; 0 = never superseded
+    deadline_s: float | None = None  # seconds after `received` in which the picture is worth most
+    weight: float = 1.0  # share of the engine relative to other sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for these tickets any more. Idempotent, no reply for tickets it removes."""
+
+    tickets: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered by Pong from the step loop itself, so a hung loop is seen."""
+
+    number: int
+
+
+# ---- engine to gateway ----
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the engine does before it is ready. `total` 0 = unknown length."""
+
+    stage: str  # "import" | "load" | "warm" | "download"
+    done: float
+    total: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a loaded model is and can do; drives validation, sizes and the canvas."""
+
+    name: str
+    kind: str  # "sdv1-5" | "sdxl"
+    native: int  # side in pixels the weights were trained at
+    smallest: int  # sides the engine draws at, pixels; other sizes are drawn near and resampled
+    largest: int
+    multiple: int  # drawn sides are multiples of this
+    device: str
+    dtype: str
+    guidance: str  # "embedded" (w embedding, negative prompt has no effect) | "cfg"
+    safety: bool  # a safety checker is loaded
+    features: list[str] = field(default_factory=list)  # "image", "mask", later "lora", "controlnet"...
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine takes work from now on."""
+
+    pid: int
+    models: list[Model]
+    started_s: dict[str, float]  # seconds by stage of the start
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    data: bytes  # an encoded file
+    content_type: str  # image/jpeg | image/png | image/webp
+    width: int
+    height: int
+    unsafe: bool  # replaced by black because the safety checker fired
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer to one ticket."""
+
+    ticket: int
+    pictures: list[Picture]
+    seed: int
+    drawn: list[int]  # [width, height] the UNet drew at; differs from the job's size if resampled
+    timings: dict[
+        str, Any
+    ]  # seconds: queue, text, vae_encode, steps [{seconds, batch}], vae, encode, inference
+    finished: float  # monotonic, when this message was handed to the link
+    safety_checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Not drawn, and that is no error. reason: "superseded"."""
+
+    ticket: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not drawn because of what the job asks or what went wrong with it. Codes: realtime/errors.py."""
+
+    ticket: int
+    code: str
+    reason: str  # for the user: what they did and the limit crossed; never paths or tracebacks
+    field: str = ""  # the request field at fault, if one is
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    number: int
+    stats: dict[str, float]  # counters and gauges of the engine, names in engines/loop.py
+
+
+GATEWAY_TO_ENGINE = (Submit, Cancel, Ping)
+ENGINE_TO_GATEWAY = (Progress, Ready, Done, Dropped, Refused, Pong)

@@ -1,0 +1,58 @@
+"""What the step loop drives. Two make it real: `engines/lcm.py` (torch) and `engines/fake.py` (a timing model).
+
+Every method is called on the step loop's one thread. A `Fault` belongs to the rows it names: the
+loop refuses those and goes on. Any other exception means the process is not trusted any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from engines.messages import Job, Model
+
+
+class Fault(Exception):
+    """This job cannot be drawn; everything else can. `code` as in realtime/errors.py `of_engine`."""
+
+    def __init__(self, code: str, reason: str, field: str = "") -> None:
+        super().__init__(reason)
+        self.code, self.reason, self.field = code, reason, field
+
+
+class Row(Protocol):
+    """One picture being denoised. The loop reads these; everything else is the pipeline's own."""
+
+    lane: str  # rows of one lane can share a UNet call: model, latent size, feature set
+    steps: int  # UNet calls this row needs in all
+    position: int  # UNet calls it has had; the pipeline's `step` raises it by one
+    slots: int  # batch places it takes per call: 1, or 2 with classifier-free guidance
+    timings: dict[str, float]  # seconds spent for this row outside steps: text, vae_encode, vae
+
+
+class Pipeline(Protocol):
+    models: list[Model]
+
+    def load(self, progress: Callable[[str, float, float, str], None]) -> None:
+        """Import, load, warm. progress(stage, done, total, text) as in messages.Progress."""
+
+    def lane(self, job: Job) -> tuple[str, int, int]:
+        """(lane, UNet calls, slots per image): what `rows` would return, without the work. Raises Fault."""
+
+    def decode_inputs(self, job: Job) -> Any:
+        """Decode and resize the job's image and mask. Thread-safe; called on a pool. Raises Fault."""
+
+    def rows(self, job: Job, inputs: Any) -> list[Row]:
+        """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault."""
+
+    def step(self, rows: Sequence[Row], bucket: int) -> None:
+        """One UNet call over rows of one lane, padded to `bucket` slots; advances every row."""
+
+    def decode(self, rows: Sequence[Row]) -> list[Any]:
+        """Finished rows of one lane to pixels: uint8 [H, W, 3] at the drawn size, in host memory."""
+
+    def encode(self, row: Row, pixels: Any, job: Job) -> tuple[bytes, bool]:
+        """Pixels to (file in job.format at job.width x job.height, unsafe). Thread-safe; called on a pool."""
+
+    def drawn(self, row: Row) -> tuple[int, int]:
+        """(width, height) in pixels the UNet draws this row at."""

@@ -1,0 +1,74 @@
+"""The only reader of the environment. Every setting is `RT_<NAME>` or a key of the `--config` TOML file.
+
+Unknown RT_* variables stop the start: a misspelt limit is no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KiB, MiB = 1024, 1024 * 1024
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="RT_", frozen=True, extra="forbid")
+
+    # where
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)  # 0 = any free port, printed at start
+    public_hosts: list[str] = []  # further Host names browsers may come from (Origin check)
+    tls_cert: Path | None = None  # PEM; with tls_key, HTTPS and WSS are served
+    tls_key: Path | None = None
+    state_dir: Path = Path("~/.local/state/realtime").expanduser()  # token secret; survives restarts
+
+    # who
+    keys: list[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
+    token_s: int = Field(120, ge=10, le=3600)  # fal's clients ask for 120 and refresh at 90 %
+
+    # engine
+    model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
+    device: str = "auto"  # auto | cpu | cuda | mps
+    dtype: str = "auto"  # auto | float32 | float16 | bfloat16
+    threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
+    max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
+    deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
+    vae: str = "auto"  # auto | tiny | full
+    cache_bytes: int = 256 * MiB  # prompt embeddings, decoded pictures, init latents together
+    target_s: float = Field(0.5, gt=0)  # deadline of a live frame; orders work and bounds batches
+    heartbeat_s: float = 2.0  # an engine silent for 5 of these is killed and restarted
+
+    # sockets
+    max_frame_bytes: int = 16 * MiB  # a 1024² PNG with mask as base64 is < 8 MiB
+    ping_s: float = 20.0  # proxies cut silent sockets after 30-120 s
+    send_timeout_s: float = 10.0  # a vanished reader blocked send() for 928 s (reliability F3)
+    handshake_s: float = 10.0  # slowloris: a socket that has not finished its request by then is cut
+    idle_s: float = 300.0  # no message for so long: close 1000; fal's clients reconnect on next send
+    max_sockets: int = 4096
+    drain_s: float = 20.0  # SIGTERM: admitted frames get this long
+
+    # inputs
+    max_pixels: int = 4096 * 4096  # of an input picture, checked in its header
+    max_fetch_bytes: int = 20 * MiB
+    fetch_s: float = 10.0
+    fetch_private: bool = False  # allow image URLs on loopback and private ranges
+
+    # log
+    log_level: str = "info"
+    log_prompts: bool = False
+
+
+def load(config: Path | None = None, **given: Any) -> Settings:
+    """Command line over environment over file over defaults. Raises ValueError on unknown RT_* names."""
+    known = {f"RT_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith("RT_") and name not in known)
+    if unknown:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    file: dict[str, Any] = tomllib.loads(config.read_text()) if config else {}
+    file = {k: v for k, v in file.items() if f"RT_{k.upper()}" not in os.environ}
+    return Settings(**(file | {name: value for name, value in given.items() if value is not None}))
