@@ -13,11 +13,14 @@ from engines.messages import Job, Model
 
 
 class Fault(Exception):
-    """This job cannot be drawn; everything else can. `code` as in realtime/errors.py `of_engine`."""
+    """This job cannot be drawn; everything else can. `code` as in realtime/errors.py `of_engine`.
 
-    def __init__(self, code: str, reason: str, field: str = "") -> None:
+    `rows` out of `step`: the rows at fault; the others of the call have advanced. Empty: the job's own.
+    """
+
+    def __init__(self, code: str, reason: str, field: str = "", rows: Sequence[Row] = ()) -> None:
         super().__init__(reason)
-        self.code, self.reason, self.field = code, reason, field
+        self.code, self.reason, self.field, self.rows = code, reason, field, rows
 
 
 class Row(Protocol):
@@ -32,6 +35,7 @@ class Row(Protocol):
 
 class Pipeline(Protocol):
     models: list[Model]
+    buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:
         """Import, load, warm. progress(stage, done, total, text) as in messages.Progress."""
@@ -46,13 +50,22 @@ class Pipeline(Protocol):
         """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault."""
 
     def step(self, rows: Sequence[Row], bucket: int) -> None:
-        """One UNet call over rows of one lane, padded to `bucket` slots; advances every row."""
+        """One UNet call over rows of one lane, padded to `bucket` slots; advances every row.
 
-    def decode(self, rows: Sequence[Row]) -> list[Any]:
-        """Finished rows of one lane to pixels: uint8 [H, W, 3] at the drawn size, in host memory."""
+        Returns when the device has finished. Raises Fault naming the rows that could not be advanced.
+        """
+
+    def decode(self, rows: Sequence[Row]) -> list[Any | Fault]:
+        """Finished rows of one lane to pixels: uint8 [H, W, 3] at the drawn size, in host memory.
+
+        A row that came to nothing has its Fault in that place; the others have their pixels.
+        """
 
     def encode(self, row: Row, pixels: Any, job: Job) -> tuple[bytes, bool]:
         """Pixels to (file in job.format at job.width x job.height, unsafe). Thread-safe; called on a pool."""
 
     def drawn(self, row: Row) -> tuple[int, int]:
         """(width, height) in pixels the UNet draws this row at."""
+
+    def stats(self) -> dict[str, float]:
+        """Counters and gauges for Pong, such as "cache_text_hits"."""
