@@ -1,0 +1,37 @@
+"""Pictures and remarks as fal's clients read them."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from collections.abc import Sequence
+from typing import Any
+
+from engines.messages import Done, Job, Picture
+
+
+def images(pictures: Sequence[Picture], *, as_bytes: bool) -> list[dict[str, Any]]:
+    """`images` of an answer. as_bytes: `content` for msgpack, else `url` with a data URI."""
+    return [
+        {
+            **({"content": picture.data} if as_bytes else {"url": data_uri(picture)}),
+            "content_type": picture.content_type,
+            "width": picture.width,
+            "height": picture.height,
+        }
+        for picture in pictures
+    ]
+
+
+def data_uri(picture: Picture) -> str:
+    """RFC 2397, base64."""
+    return f"data:{picture.content_type};base64,{b2a_base64(picture.data, newline=False).decode('ascii')}"
+
+
+def notes(warnings: Sequence[str], job: Job, done: Done) -> dict[str, Any]:
+    """What an honest answer says beyond the documented fields; clients ignore keys they do not know."""
+    said: dict[str, Any] = {"safety_checked": done.safety_checked}
+    if list(done.drawn) != [job.width, job.height]:
+        said["rendered_size"] = {"width": done.drawn[0], "height": done.drawn[1]}
+    if warnings:
+        said["warnings"] = list(warnings)
+    return said

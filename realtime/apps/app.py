@@ -1,0 +1,152 @@
+"""What every app shares: tolerant requests, errors by field, and the way from a request to its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PrivateAttr, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import CoreSchema
+
+from engines.messages import Done, Job, Model
+from realtime import answer
+from realtime.apps.fields import Source
+from realtime.apps.plan import Wish, plan
+from realtime.errors import InvalidInput
+from realtime.images import Media
+
+ECHO_CHARS = 200  # of a refused value in its error entry: enough to recognise it, never a picture
+
+
+class Request(BaseModel):
+    """A documented input. Unknown keys are tolerated, as fal does; NaN and infinities are not."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+    # Demo apps for serverless-client 0.7-0.9 send it (an empty Uint8Array) to get binary frames.
+    force_msgpack: SkipJsonSchema[Any] = Field(default=None, validation_alias="_force_msgpack")
+    _warnings: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def wants_bytes(self) -> bool:
+        """The caller speaks in raw bytes and reads `images[].content` (fal-js demo `realtime`)."""
+        return self.force_msgpack is not None or any(isinstance(value, bytes) for _, value in self)
+
+    @property
+    def wants_echo(self) -> bool:
+        """The caller sent `image` as bytes and reads `image` back (fal-js demo `camera-turbo`, old)."""
+        return isinstance(getattr(self, "image", None), bytes)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was understood differently from what the words say. Filled by `App.plan`."""
+        return self._warnings
+
+    def check(self) -> None:
+        """Rules across fields. Raises InvalidInput."""
+
+    def wish(self) -> Wish:
+        """This request in the planner's words. Raises Unsupported for what no model here can do."""
+        raise NotImplementedError
+
+    def need_prompt(self, prompt: str) -> None:
+        """Raises InvalidInput unless the prompt says something: there is no image to start from."""
+        if "prompt" not in self.model_fields_set:
+            raise InvalidInput.at("prompt", "Field required", "missing")
+        if not prompt.strip():
+            raise InvalidInput.at("prompt", "is empty; say what to draw", "string_too_short", min_length=1)
+
+    def need_one_of(self, field: str, *instead: str) -> None:
+        """Raises InvalidInput at `field` unless it or one of the others is set."""
+        if all(getattr(self, name) is None for name in (field, *instead)):
+            raise InvalidInput.at(field, "Field required", "missing")
+
+    def first_of(self, *fields: str) -> tuple[str, Source] | None:
+        """(name, picture) of the first of these fields that is set; a further one earns a warning."""
+        found = [(name, value) for name in fields if (value := getattr(self, name)) is not None]
+        for name, _ in found[1:]:
+            self.warnings.append(f"{name} is ignored: {found[0][0]} was sent too")
+        return found[0] if found else None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Web controls read the schema: an optional integer is an integer box, empty, not "null".
+        schema = handler(core)
+        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            if field.get("default", ...) is None:
+                del field["default"]
+            if {"type": "null"} in field.get("anyOf", ()):
+                one, *others = [kind for kind in field.pop("anyOf") if kind != {"type": "null"}]
+                field.update({"anyOf": [one, *others]} if others else one)
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One endpoint. `answer` is pure; `parse` and `plan` raise Failure and nothing else."""
+
+    id: str  # canonical, "fal-ai/lcm"
+    alias: str  # second path segment: what a token's allowed_apps names
+    request: type[Request]
+    result: Callable[[Request, Job, Done], dict[str, Any]]  # the answer without its images
+    inline_bytes: bool = False  # a msgpack request is answered with `content` bytes, not a data URI
+
+    def parse(self, payload: Mapping[str, Any]) -> Request:
+        """The request, defaults filled in. A null is a missing key (JavaScript's `undefined`).
+
+        Raises InvalidInput whose `detail` names every field at fault, in pydantic's shape.
+        """
+        given = {key: value for key, value in payload.items() if value is not None}
+        try:
+            request = self.request.model_validate(given)
+        except ValidationError as error:
+            raise invalid(error) from None
+        request.check()
+        return request
+
+    async def plan(self, request: Request, media: Media, models: list[Model]) -> Job:
+        """The complete job: pictures opened, size, seed and model chosen.
+
+        models: what the engine has loaded, the default first; empty while it starts.
+        Raises Failure: ImageError, FetchError, Unsupported, EngineLost.
+        """
+        request.warnings.clear()
+        wish = request.wish()
+        job, warnings = await plan(wish, media, models)
+        request.warnings.extend(warnings)
+        return job
+
+    def answer(self, request: Request, job: Job, done: Done, *, binary: bool) -> dict[str, Any]:
+        """The documented output. binary: the request came as msgpack, so bytes may be in the answer."""
+        sent_bytes = binary and request.wants_bytes
+        images = answer.images(done.pictures, as_bytes=sent_bytes or (binary and self.inline_bytes))
+        result = {
+            "images": images,
+            **self.result(request, job, done),
+            **answer.notes(request.warnings, job, done),
+        }
+        if binary and request.wants_echo:
+            result["image"] = done.pictures[0].data
+        return result
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """fal's 422 body from pydantic's errors, without echoing long values back."""
+    detail = [_entry(dict(item)) for item in error.errors(include_url=False)]
+    said = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in detail[:3])
+    return InvalidInput(said, detail)
+
+
+def _entry(item: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"loc": ["body", *item["loc"]], "msg": item["msg"], "type": item["type"]}
+    value = item.get("input")
+    if isinstance(value, str):
+        entry["input"] = value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…"
+    elif isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        entry["input"] = value
+    if ctx := {k: v for k, v in item.get("ctx", {}).items() if isinstance(v, str | int | float)}:
+        entry["ctx"] = ctx
+    return entry
