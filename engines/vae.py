@@ -1,0 +1,64 @@
+"""Between pixels and latents, through a tiny autoencoder (TAESD's layout) or a KL autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from engines.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What an encoder says of one picture: [C, h, w] float32 on the CPU, unscaled. No deviation: a point."""
+
+    mean: Tensor
+    deviation: Tensor | None
+
+    @property
+    def bytes(self) -> int:
+        return self.mean.nbytes + (0 if self.deviation is None else self.deviation.nbytes)
+
+
+class Vae:
+    def __init__(self, module: Any, scale: int) -> None:
+        """module: AutoencoderTiny or AutoencoderKL on its device. scale: pixels per latent, each way."""
+        self.module, self.scale = module, scale
+        self.factor: float = module.config.scaling_factor
+        self.channels: int = module.config.latent_channels
+        self.samples = hasattr(module.config, "down_block_types")  # KL: latents are drawn, not computed
+
+    @torch.inference_mode()
+    def encode(self, pixels: Pixels) -> Posterior:
+        """pixels: uint8 [H, W, 3], scaled to -1..1 as diffusers' VaeImageProcessor does."""
+        scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0).permute(2, 0, 1)[None] - 1.0
+        told = self.module.encode(scaled.to(self.module.device, self.module.dtype))
+        if not self.samples:
+            return Posterior(told.latents[0].float().cpu(), None)
+        spread = told.latent_dist
+        return Posterior(spread.mean[0].float().cpu(), spread.std[0].float().cpu())
+
+    def sample(self, posterior: Posterior, generator: Generator) -> Tensor:
+        """[C, h, w] float32 latents in the UNet's scale; a KL posterior takes one draw from `generator`."""
+        latents = posterior.mean
+        if posterior.deviation is not None:
+            noise = torch.randn(latents[None].shape, generator=generator)[0]
+            latents = latents + posterior.deviation * noise
+        return self.factor * latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """[B, C, h, w] to pixels in -1..1, [B, 3, H, W] float32, unclamped, on the device."""
+        pixels: Tensor = self.module.decode(latents.to(self.module.dtype) / self.factor, return_dict=False)[0]
+        return pixels.float()
+
+
+def to_uint8(pixels: Tensor) -> Pixels:
+    """[B, 3, H, W] in -1..1 to uint8 [B, H, W, 3] in host memory, rounded as VaeImageProcessor rounds."""
+    levels = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    array: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
