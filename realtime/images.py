@@ -14,7 +14,7 @@ from realtime.errors import ImageError
 from realtime.fetch import Fetcher
 from realtime.settings import Settings
 
-OFF_LOOP = 256 * 1024  # bytes or characters from which the work takes over a millisecond
+OFF_LOOP = 128 * 1024  # bytes or characters from which the work takes about a millisecond
 STRIDE = 256 * 1024  # characters of base64 decoded at once
 OFF_LOOP_ITEMS = 8 * 1024  # the same for {"0": 255, ...}
 MAX_ESCAPED = 1024 * 1024  # percent-decoding makes a Python object of every escape
@@ -103,7 +103,10 @@ def _decode(source: str | Mapping[str, Any]) -> bytes:
 
 
 def _base64(text: str) -> bytes:
-    """RFC 4648 §4 or §5, white space and missing padding forgiven. Raises UnicodeEncodeError, binascii.Error."""
+    """RFC 4648 §4 or §5, white space and missing padding forgiven.
+
+    Raises UnicodeEncodeError, binascii.Error.
+    """
     text = text.rstrip("= \t\r\n")
     parts: list[bytes] = []
     left = b""
