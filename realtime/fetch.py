@@ -73,7 +73,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(limit):
                 for _ in range(MAX_REDIRECTS + 1):
-                    body, location = await self._once(self._target(url), field)
+                    body, location = await self._once(self._target(url))
                     if location is None:
                         return body
                     url = _join(url, location)
@@ -116,7 +116,7 @@ class Fetcher:
         )
         return httpcore2.URL(scheme=parts.scheme, host=host, port=port, target=path)
 
-    async def _once(self, url: httpcore2.URL, field: str) -> tuple[bytes, str | None]:
+    async def _once(self, url: httpcore2.URL) -> tuple[bytes, str | None]:
         """(body, None) or (b"", where to go instead)."""
         limit = self._settings.max_fetch_bytes
         headers: list[tuple[bytes | str, bytes | str]] = [

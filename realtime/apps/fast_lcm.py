@@ -60,6 +60,9 @@ class FastLcm(Request):
     enable_safety_checker: Annotated[
         bool, Field(description="Replace unsafe pictures by black ones, where a safety checker is loaded.")
     ] = True
+    safety_checker_version: Annotated[
+        Literal["v1", "v2"], Field(description="The safety checker to use; this server knows v1.")
+    ] = "v1"
     expand_prompt: Annotated[bool, Field(description="Let a language model expand the prompt.")] = False
     format: Format = "jpeg"
     guidance_rescale: Annotated[
@@ -75,6 +78,8 @@ class FastLcm(Request):
             raise Unsupported.at("expand_prompt", "this server has no prompt expansion", "unsupported")
         if self.guidance_rescale:
             raise Unsupported.at("guidance_rescale", "this server cannot rescale guidance", "unsupported")
+        if self.enable_safety_checker and self.safety_checker_version != "v1":
+            self.warnings.append("safety_checker_version v2 is not known here, v1 is used")
         return Wish(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,

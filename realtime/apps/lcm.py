@@ -47,6 +47,13 @@ class ImageToImage(Request):
             "brought to 1024, keeping the aspect ratio."
         ),
     ] = None
+    mask_url: Annotated[
+        ImageUrl,
+        Field(
+            description="What to fill: white is filled, black is kept. A data URI or an https URL of a "
+            "picture of the same size as `image_url`."
+        ),
+    ] = None
     strength: Strength = 0.8
     negative_prompt: NegativePrompt = ""
     seed: Seed = None
@@ -67,6 +74,10 @@ class ImageToImage(Request):
         Field(description="As `image_bytes`; a binary answer then also carries the result as `image`."),
     ] = None
 
+    mask_bytes: Annotated[
+        ImageBytes, Field(description="`mask_url` as raw bytes (msgpack) or base64; goes before it.")
+    ] = None
+
     def check(self) -> None:
         self.need_one_of("image_url", "image_bytes", "image")
 
@@ -84,6 +95,7 @@ class ImageToImage(Request):
             kind_asked=False,
             strength=self.strength,
             image=self.first_of("image_bytes", "image", "image_url"),
+            mask=self.first_of("mask_bytes", "mask_url"),
         )
 
 
@@ -97,16 +109,6 @@ class Lcm(ImageToImage):
     model: Annotated[
         Literal["sdxl", "sdv1-5"], Field(description="The model to use for generating the image.")
     ] = "sdv1-5"
-    mask_url: Annotated[
-        ImageUrl,
-        Field(
-            description="What to fill: white is filled, black is kept. A data URI or an https URL of a "
-            "picture of the same size as `image_url`."
-        ),
-    ] = None
-    mask_bytes: Annotated[
-        ImageBytes, Field(description="`mask_url` as raw bytes (msgpack) or base64; goes before it.")
-    ] = None
     image_size: Annotated[
         Size,
         Field(
@@ -128,18 +130,17 @@ class Lcm(ImageToImage):
             self.need_prompt(self.prompt)
 
     def wish(self) -> Wish:
-        mask = self.first_of("mask_bytes", "mask_url")
+        wish = super().wish()
         if self.lora_url:
             raise Unsupported.at("lora_url", "this server cannot load LoRAs yet", "unsupported")
-        if self.controlnet_inpaint and mask:
+        if self.controlnet_inpaint and wish.mask:
             raise Unsupported.at(
                 "controlnet_inpaint", "no inpainting ControlNet is loaded here", "unsupported"
             )
         return replace(
-            super().wish(),
+            wish,
             kind=self.model,
             kind_asked="model" in self.model_fields_set,
-            mask=mask,
             mask_only=self.inpaint_mask_only,
             size=self.image_size.pair if self.image_size else None,
         )
