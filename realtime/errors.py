@@ -7,7 +7,9 @@
     |   |-- ImageError      the bytes are no picture, or too large a one         422
     |   `-- FetchError      a URL could not be fetched, or may not be            422
     |-- Unauthorized        no key, or a token forged, expired or for other apps 401
+    |-- Forbidden           a web page of an origin this server does not know    403
     |-- UnknownApp          no such endpoint                                     404
+    |-- NotYet              a part of fal's API this server does not have        501
     |-- TooMuch             a limit of this key or server; come back later       429
     |-- Draining            the server is going down; come back elsewhere        503
     |-- EngineLost          the engine died twice under this request             503
@@ -15,7 +17,7 @@
     `-- Internal            our bug; details are in the log, not in the answer   500
 
 Nothing else decides an HTTP status, an `x-fal-error` code or a close code. A failure never closes a
-socket, except Unauthorized (fal's clients drop their token on it and reconnect) and Draining.
+socket, except Unauthorized (fal's clients drop their token on it and reconnect), Forbidden and Draining.
 Client behaviour: @fal-ai/client realtime.ts, fal-client `RealtimeError`.
 """
 
@@ -87,6 +89,14 @@ class Unauthorized(Failure):
     def frame(self, request_id: str | None = None) -> dict[str, Any]:
         # Not an x-fal-error: this exact object makes fal's JS clients drop their token silently.
         return {"status": "error", "error": "Unauthorized"}
+
+
+class Forbidden(Failure):
+    code, status, error_type, close = "FORBIDDEN", 403, "forbidden", 1008
+
+
+class NotYet(Failure):
+    code, status, error_type = "NOT_IMPLEMENTED", 501, "not_implemented"
 
 
 class UnknownApp(Failure):

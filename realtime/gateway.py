@@ -1,0 +1,365 @@
+"""The ASGI application: every request and every socket, sent to where its host and path say.
+
+Sockets go to `socket.py`; HTTP is health, metrics, tokens, the canvas, and what this server knows of fal's
+other APIs. Nothing here draws, and nothing here waits for the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import uuid
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from realtime import health, hosts, log
+from realtime.apps import all_apps, find
+from realtime.engine import Engine
+from realtime.errors import (
+    BadFrame,
+    Draining,
+    Failure,
+    Forbidden,
+    Internal,
+    NotYet,
+    TooMuch,
+    UnknownApp,
+)
+from realtime.fetch import Fetcher
+from realtime.hosts import Role, Target
+from realtime.images import Media
+from realtime.metrics import Metrics
+from realtime.protocol import Close, Connection
+from realtime.session import BUFFERING
+from realtime.settings import Settings
+from realtime.socket import Message, Receive, Socket, Transmit
+from realtime.tokens import MAX_APPS, Keys, Tokens, load_secret
+
+WEB = Path(__file__).parent.parent / "web"
+MAX_BODY = 64 * 1024  # of a token request
+MAX_TOKEN_S = 24 * 3600.0
+HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
+TYPES = {".js": "text/javascript", ".webmanifest": "application/manifest+json"}
+
+logger = log.get("realtime.gateway")
+
+
+class Gateway:
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = Metrics()
+        self.fetcher = Fetcher(settings)
+        self.media = Media(settings, self.fetcher)
+        self.keys = Keys(settings.keys)
+        self.tokens = Tokens(load_secret(settings.state_dir), self.keys)
+        self.draining = False
+        self.engine_known = asyncio.Event()  # set while the engine's models are known
+        self.sockets: set[Socket] = set()
+        self._numbers = 0
+
+    def engine_changed(self) -> None:
+        """To be called when the engine's state or models changed."""
+        if self.engine.models:
+            self.engine_known.set()
+        else:
+            self.engine_known.clear()
+        self.metrics.ready.set(self.engine.state == "ready")
+
+    async def __call__(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, transmit)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, transmit)
+
+    # ---- sockets ----
+
+    async def _socket(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
+        """Accepts every handshake; who may not stay is told why in a frame (JS clients hang on a 401)."""
+        await receive()  # websocket.connect
+        headers = Headers(scope=scope)
+        target = hosts.target(headers.get("host", ""), scope["path"])
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        try:
+            await transmit({"type": "websocket.accept"})
+        except OSError:
+            return
+        app = find(target.endpoint)
+        try:
+            self._admit(headers, target, query)
+            if app is None:
+                raise UnknownApp(f'Application "{target.endpoint[:100]}" not found')
+        except Failure as failure:
+            self.metrics.opened.labels(failure.error_type).inc()
+            await self._turn_away(failure, receive, transmit)
+            return
+        self.metrics.opened.labels("accepted").inc()
+        self._numbers += 1
+        socket = Socket(
+            self,
+            app,
+            receive,
+            transmit,
+            scope["extensions"].get("realtime.abort", lambda: None),
+            name=f"s{self._numbers}",
+            buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
+        )
+        self.sockets.add(socket)
+        self.metrics.sockets.set(len(self.sockets))
+        logger.debug("session.open", session=socket.name, app=app.id)
+        try:
+            await socket.run()
+        finally:
+            self.sockets.discard(socket)
+            self.metrics.sockets.set(len(self.sockets))
+            self.metrics.closed.labels(socket.ended_by).inc()
+            logger.debug("session.close", session=socket.name, by=socket.ended_by)
+
+    def _admit(self, headers: Headers, target: Target, query: dict[str, list[str]]) -> None:
+        """Raises why this socket may not stay."""
+        self._check_origin(headers)
+        if self.draining:
+            raise Draining("the server is going down; reconnect in a moment")
+        if len(self.sockets) >= self.settings.max_sockets:
+            raise TooMuch(f"{self.settings.max_sockets} sockets are open, the most this server takes")
+        token = query.get("fal_jwt_token", [""])[0]
+        if token:
+            # Judged once: a live socket outlasts its token (fal-js refreshes its token, not the socket).
+            self.tokens.check(token, target.endpoint)
+        else:
+            self.keys.check(headers.get("authorization"))
+
+    async def _turn_away(self, failure: Failure, receive: Receive, transmit: Transmit) -> None:
+        connection = Connection(now=time.monotonic(), idle_s=self.settings.idle_s)
+        # 1013: try again later (RFC 6455 registry)
+        connection.refuse(failure, 1013 if isinstance(failure, TooMuch) else 1000)
+        try:
+            async with asyncio.timeout(self.settings.send_timeout_s):
+                while (output := connection.data_to_send()) is not None:
+                    if isinstance(output, Close):
+                        await transmit(
+                            {"type": "websocket.close", "code": output.code, "reason": output.reason}
+                        )
+                    else:
+                        await transmit({"type": "websocket.send", "text": output.data})
+        except (OSError, TimeoutError):
+            pass  # it left by itself
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if not hosts.origin_allowed(
+            origin, headers.get("host", ""), self.settings.public_hosts, self.keys.required
+        ):
+            raise Forbidden("pages of this origin may not use this server; add its host to RT_PUBLIC_HOSTS")
+
+    # ---- HTTP ----
+
+    async def _http(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
+        request = Request(scope, receive)
+        target = hosts.target(request.headers.get("host", ""), scope["path"])
+        request_id = str(uuid.uuid4())
+        try:
+            response = await self._respond(request, target)
+        except Failure as failure:
+            response = JSONResponse(failure.body(), failure.status)
+            response.headers["x-fal-error-type"] = failure.error_type
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("http.request", role=target.role, request_id=request_id)
+            response = JSONResponse(Internal("Internal Server Error").body(), 500)
+        response.headers["x-fal-request-id"] = request_id
+        self._allow_origin(request, response)
+        self.metrics.requests.labels(target.role, str(response.status_code)).inc()
+        await response(scope, receive, transmit)
+
+    async def _respond(self, request: Request, target: Target) -> Response:
+        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            return Response(status_code=204)
+        path, method = target.path, request.method
+        if path in ("/tokens", "/tokens/", "/tokens/realtime", "/tokens/realtime/"):
+            if target.role in (Role.REST, Role.PLAIN):
+                _only(method, "POST")
+                return await self._token(request, bare="realtime" not in path)
+        elif target.role is Role.PLAIN and (own := self._own(request, path)) is not None:
+            _only(method, "GET", "HEAD")
+            return own
+        if target.role is Role.QUEUE:
+            raise NotYet("the queue is not served yet; use the realtime socket")
+        if target.role in (Role.REST, Role.CDN):
+            raise NotYet("storage is not served yet; send pictures as data URIs or raw bytes")
+        endpoint = target.endpoint
+        if find(endpoint) is not None:
+            raise NotYet("HTTP runs are not served yet; use the realtime socket")
+        raise UnknownApp(f"Path {path[:200]} not found")
+
+    def _own(self, request: Request, path: str) -> Response | None:
+        """What this server serves under its own name."""
+        match path:
+            case "/livez":
+                return _json(*health.live())
+            case "/readyz":
+                return _json(
+                    *health.ready(engine=self.engine.state, draining=self.draining, sockets=len(self.sockets))
+                )
+            case "/metrics":
+                for name, value in self.engine.stats.items():
+                    self.metrics.engine.labels(name).set(value)
+                return PlainTextResponse(self.metrics.render(), media_type="text/plain; version=0.0.4")
+            case "/info":
+                return JSONResponse(self.info())
+            case "/":
+                return _page(WEB / "index.html", request)
+            case "/favicon.ico":
+                return _page(WEB / "icon.svg", request)
+        if path.startswith("/web/"):
+            file = (WEB / path.removeprefix("/web/")).resolve()
+            if file.is_relative_to(WEB) and file.is_file():
+                return _page(file, request)
+        return None
+
+    async def _token(self, request: Request, *, bare: bool) -> Response:
+        """A JSON string for fal's clients, an object for the back ends of their `tokenProvider`."""
+        try:
+            self._check_origin(request.headers)
+            key_id = self.keys.check(request.headers.get("authorization"))
+            body = await _body(request)
+            apps = body.get("allowed_apps") or body.get("app") or body.get("apps") or []
+            apps = [apps] if isinstance(apps, str) else apps
+            if not (
+                isinstance(apps, list) and 0 < len(apps) <= MAX_APPS and all(isinstance(a, str) for a in apps)
+            ):
+                raise BadFrame(f"allowed_apps must name 1 to {MAX_APPS} apps")
+            seconds = body.get("token_expiration") or body.get("duration") or self.settings.token_s
+            if (
+                isinstance(seconds, bool)
+                or not isinstance(seconds, int | float)
+                or not 0 < seconds <= MAX_TOKEN_S
+            ):
+                raise BadFrame(f"token_expiration must be 1 to {MAX_TOKEN_S:.0f} seconds")
+        except Failure as failure:
+            self.metrics.tokens.labels(failure.error_type).inc()
+            raise
+        token = self.tokens.mint(apps, seconds, key_id)
+        self.metrics.tokens.labels("minted").inc()
+        return JSONResponse(token if bare else {"token": token, "expires_in": seconds})
+
+    def info(self) -> dict[str, Any]:
+        """For the canvas and the curious: models, engine, apps with their schemas, prompts to try."""
+        progress = self.engine.progress
+        return {
+            "models": [
+                {
+                    "name": m.name,
+                    "kind": m.kind,
+                    "native": m.native,
+                    "device": m.device,
+                    "dtype": m.dtype,
+                    "guidance": m.guidance,
+                    "safety": m.safety,
+                    "features": m.features,
+                }
+                for m in self.engine.models
+            ],
+            "engine": {
+                "state": "draining" if self.draining else self.engine.state,
+                "progress": progress
+                and {
+                    "stage": progress.stage,
+                    "done": progress.done,
+                    "total": progress.total,
+                    "text": progress.text,
+                },
+            },
+            "apps": [{"id": app.id, "schema": app.request.model_json_schema()} for app in all_apps()],
+            "suggestions": _suggestions(self.settings.model),
+        }
+
+    def _allow_origin(self, request: Request, response: Response) -> None:
+        """CORS for pages that may use us; `*` would not cover `Authorization`, so what is asked is echoed."""
+        origin = request.headers.get("origin")
+        response.headers["vary"] = "Origin"
+        if origin is None:
+            return
+        try:
+            self._check_origin(request.headers)
+        except Forbidden:
+            return
+        response.headers["access-control-allow-origin"] = origin
+        response.headers["access-control-expose-headers"] = (
+            "x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, etag, retry-after"
+        )
+        if response.status_code == 204:
+            asked = request.headers.get("access-control-request-headers", "")
+            response.headers["access-control-allow-methods"] = "GET, POST, PUT, DELETE, OPTIONS"
+            response.headers["access-control-allow-headers"] = asked
+            response.headers["access-control-max-age"] = "3600"
+
+
+def _json(status: int, body: dict[str, Any]) -> Response:
+    return JSONResponse(body, status)
+
+
+def _only(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        raise MethodNotAllowed(HTTPStatus.METHOD_NOT_ALLOWED.phrase)
+
+
+class MethodNotAllowed(Failure):
+    code, status, error_type = "METHOD_NOT_ALLOWED", 405, "method_not_allowed"
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """A small JSON object; nothing at all is an empty one. Raises BadFrame."""
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MAX_BODY:
+            raise BadFrame(f"the body is longer than {MAX_BODY} bytes")
+    try:
+        body = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        raise BadFrame("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadFrame("the body must be a JSON object")
+    return body
+
+
+def _page(file: Path, request: Request) -> Response:
+    """A file of the canvas, under a policy that lets it load and reach nothing but this server."""
+    if not file.is_file():
+        raise UnknownApp("the canvas is not installed with this server")
+    host = request.headers.get("host", "")
+    sockets = f"ws://{host} wss://{host}" if HOST.fullmatch(host) else ""  # Safari: 'self' has no ws
+    response = FileResponse(file, media_type=TYPES.get(file.suffix))
+    response.headers["content-security-policy"] = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; manifest-src 'self'; "
+        f"img-src 'self' data: blob:; connect-src 'self' {sockets}; worker-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["referrer-policy"] = "no-referrer"
+    response.headers["cache-control"] = "no-cache"
+    return response
+
+
+def _suggestions(model: str) -> list[Any]:
+    """Prompts the embedded model is good at, which its training wrote beside its weights."""
+    if model != "embedded":
+        return []
+    for file in sorted((WEB.parent / "engines" / "embedded").rglob("suggestions.json")):
+        found = json.loads(file.read_text())
+        return found if isinstance(found, list) else list(found.get("suggestions", []))
+    return []
+
+
+def _whole(text: str, default: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else default

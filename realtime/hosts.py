@@ -1,0 +1,115 @@
+"""Which of fal's hosts a request is meant for, and who may send one from a browser.
+
+One port serves every role. The role comes from the `Host` header (DNS and TLS map fal's names here), or
+from a path prefix `/__h/<original host>/...` that clients without DNS tricks use through the override
+snippet, or it is open (a plain host such as localhost: every role at once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+PREFIX = "/__h/"
+
+
+class Role(StrEnum):
+    RUN = "run"  # fal.run, *.fal.run: run, stream, realtime
+    QUEUE = "queue"  # queue.fal.run
+    REST = "rest"  # rest.fal.ai, rest.alpha.fal.ai: tokens, storage
+    LEGACY = "legacy"  # {legacyId}.gateway.alpha.fal.ai: serverless-client <= 0.7, the app is in the name
+    CDN = "cdn"  # *.fal.media
+    PLAIN = "plain"  # this server under its own name: everything
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes. `path` starts with a slash and has no `/__h/` prefix any more."""
+
+    role: Role
+    host: str  # effective, lower case, without port
+    path: str
+    prefix: str = ""  # what was cut off the path; links back to us must start with it
+
+    @property
+    def endpoint(self) -> str:
+        """The app a realtime path names, e.g. "fal-ai/lcm" or "fal-ai/lcm/image-to-image", "" if none.
+
+        The last segment says the protocol (`/realtime`, or `/ws` in 0.8-0.9) and is no part of the id; a
+        client's `path` option may replace it by anything, so other endings belong to the id.
+        """
+        parts = [part for part in self.path.split("/") if part]
+        if parts and parts[-1] in ("realtime", "ws"):
+            parts.pop()
+        if self.role is Role.LEGACY:
+            return "/".join([self.host.removesuffix(".gateway.alpha.fal.ai"), *parts])
+        return "/".join(parts)
+
+
+def target(host_header: str, path: str) -> Target:
+    """Raises nothing: an odd host is a plain one."""
+    prefix = ""
+    host = name_of(host_header)
+    if path.startswith(PREFIX):
+        original, slash, rest = path[len(PREFIX) :].partition("/")
+        host, prefix, path = name_of(original), PREFIX + original, slash + rest or "/"
+    return Target(_role(host), host, path, prefix)
+
+
+def _role(host: str) -> Role:
+    if host in ("rest.fal.ai", "rest.alpha.fal.ai"):
+        return Role.REST
+    if host == "queue.fal.run":
+        return Role.QUEUE
+    if host == "fal.run" or host.endswith(".fal.run"):
+        return Role.RUN
+    if host.endswith(".gateway.alpha.fal.ai"):
+        return Role.LEGACY
+    if host.endswith(".fal.media"):
+        return Role.CDN
+    return Role.PLAIN
+
+
+def name_of(host: str) -> str:
+    """The host name of a `Host` header or URL authority: lower case, no port, no brackets, no final dot."""
+    try:
+        return (urlsplit("//" + host).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def origin_allowed(
+    origin: str | None, host_header: str, public_hosts: Collection[str], keys_required: bool
+) -> bool:
+    """Whether a browser page of `origin` may use this server.
+
+    Allowed are programs (no Origin), pages on loopback at any port (a developer's own page, talking to
+    us directly or as fal.run), and pages of `public_hosts`. A page of the very host it calls is allowed
+    too, but on a server without keys only under a name we know: a stranger's name that resolves to
+    127.0.0.1 would be the same host as well (DNS rebinding).
+    """
+    if origin is None:
+        return True
+    try:
+        parts = urlsplit(origin)
+        page = (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not page:
+        return False
+    known = {name.lower().rstrip(".") for name in public_hosts}
+    if is_loopback(page) or page in known:
+        return True
+    return keys_required and page == name_of(host_header)

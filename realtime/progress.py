@@ -1,0 +1,75 @@
+"""What a person sees while the server starts: where it is, what is loading, when it is ready."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from realtime.engine import Engine
+
+
+class Screen:
+    """On a terminal a bar; on a pipe one line per fact, for logs and tests."""
+
+    def __init__(self, console: Console, *, url: str, model: str) -> None:
+        self._console = console
+        self._url, self._model = url, model
+        self._started = time.monotonic()
+        self._state = ""
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._say(f"realtime is at {self._url}/")
+        if self._console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(f"starting the engine: {self._model}", total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_bar()
+
+    def update(self, engine: Engine) -> None:
+        """Called whenever the engine's state or progress changed."""
+        progress = engine.progress
+        if engine.state == "ready" and self._state != "ready":
+            self._end_bar()
+            model = engine.models[0]
+            seconds = time.monotonic() - self._started
+            self._say(
+                f"ready: {model.name} ({model.kind}, {model.device}, {model.dtype}) after {seconds:.1f} s"
+            )
+        elif engine.state == "restarting" and self._state != "restarting":
+            self._end_bar()
+            self._say("the engine died; restarting it")
+        elif self._bar is not None and self._task is not None and progress is not None:
+            self._bar.update(
+                self._task,
+                description=f"{progress.stage}: {progress.text}",
+                completed=progress.done,
+                total=progress.total or None,
+            )
+        self._state = engine.state
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.file.flush()

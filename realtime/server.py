@@ -1,0 +1,208 @@
+"""One process: a socket of our own, uvicorn on it, the gateway, and the engine below; and how they end.
+
+uvicorn 0.54 answers SIGTERM by closing every socket 1012 at once, losing the frames in flight. Here the
+first signal drains (no admitted frame is lost), the second ends now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from realtime import log
+from realtime.engine import Engine
+from realtime.gateway import Gateway
+from realtime.hosts import is_loopback
+from realtime.settings import Settings
+from realtime.transport import Frames, Requests
+
+LEAVE_S = 1.5  # after a close frame was sent, what peers get to answer it
+USER_TIMEOUT_MS = 8000  # a peer that vanishes while we stream to it is noticed after 928 s by default
+
+logger = log.get("realtime.server")
+
+
+class CannotServe(Exception):
+    """Said to the operator: what was asked for and why it is not done."""
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound, listening TCP socket.
+
+    Raises CannotServe for a busy port, and for a public address without API keys.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CannotServe(f"{settings.host} is no address of this machine: {error.strerror}") from None
+    if not settings.keys and not is_loopback(str(address[0])):
+        raise CannotServe(
+            f"refusing to serve {settings.host} without API keys: whoever reaches it could use this machine. "
+            "Set RT_KEYS='[\"id:secret\"]' (or keys in the --config file), or serve 127.0.0.1."
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Both are inherited by accepted sockets.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise CannotServe(
+            f"port {settings.port} of {settings.host} cannot be used: {error.strerror}. "
+            "Another server may be running there; choose another with --port."
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def url(settings: Settings, listener: socket.socket) -> str:
+    """Where a browser on this machine finds the canvas."""
+    host, port = listener.getsockname()[:2]
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if settings.tls_cert else 'http'}://{name}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Use once: `Server(settings).run(sockets=[listen(settings)])`.
+
+    on_change is called on the event loop whenever the engine's state or progress changes.
+    """
+
+    def __init__(self, settings: Settings, on_change: Callable[[Engine], None] | None = None) -> None:
+        self.settings = settings
+        self._on_change = on_change
+        self._gateway: Gateway | None = None
+        self._signalled = 0
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                loop="uvloop" if sys.platform != "win32" else "auto",
+                http=type("Requests", (Requests,), {"handshake_s": settings.handshake_s}),
+                ws=Frames,
+                ws_max_size=settings.max_frame_bytes,
+                ws_ping_interval=settings.ping_s,
+                ws_ping_timeout=settings.ping_s,
+                ws_per_message_deflate=False,  # JPEG does not compress; 76 KiB a socket instead of 26
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,  # uvicorn's lines carry query strings, and with them tokens
+                server_header=False,
+                proxy_headers=False,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+                timeout_graceful_shutdown=2,
+            )
+        )
+
+    async def _app(self, scope: object, receive: object, send: object) -> None:
+        assert self._gateway is not None
+        await self._gateway(scope, receive, send)  # type: ignore[arg-type]
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        _raise_file_limit()
+        engine = Engine(self.settings, on_change=self._engine_changed)
+        self._gateway = Gateway(self.settings, engine)
+        running = asyncio.create_task(engine.run(), name="engine")
+        running.add_done_callback(self._engine_ended)
+        try:
+            await super().serve(sockets)
+        finally:
+            await engine.stop(LEAVE_S)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await self._gateway.fetcher.aclose()
+
+    def _engine_changed(self) -> None:
+        if self._gateway is not None:
+            self._gateway.engine_changed()
+            if self._on_change is not None:
+                self._on_change(self._gateway.engine)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        # The supervisor restarts engines for ever; if it ends by itself, that is our bug.
+        if not task.cancelled() and not self.should_exit:
+            logger.error("engine.supervisor", exc_info=task.exception())
+            self.should_exit = True
+
+    # ---- the end ----
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but the signal is not raised again at the end: a drained server exits 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._signalled += 1
+        self.should_exit = True
+        self.force_exit = self._signalled > 1
+        if self._gateway is not None:
+            self._gateway.draining = True  # /readyz says so from this moment
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, close, leave. Listening goes on meanwhile: /readyz says 503, new sockets are told."""
+        gateway = self._gateway
+        assert gateway is not None
+        gateway.draining = True
+        logger.info("server.drain", sockets=len(gateway.sockets), seconds=self.settings.drain_s)
+        started = time.monotonic()
+        while not self.force_exit and time.monotonic() - started < self.settings.drain_s:
+            # Each socket goes when its own frames are out, so clients do not all reconnect at one moment.
+            for client in [client for client in gateway.sockets if not client.unanswered]:
+                client.close(1012, by="drain")
+            if not gateway.sockets:
+                break
+            await asyncio.sleep(0.02)
+        for client in list(gateway.sockets):
+            client.close(1012, by="drain")
+        left = time.monotonic() + (LEAVE_S if not self.force_exit else 0.2)
+        while gateway.sockets and time.monotonic() < left:
+            await asyncio.sleep(0.02)
+        logger.info("server.drained", seconds=round(time.monotonic() - started, 3), left=len(gateway.sockets))
+        self.force_exit = True  # uvicorn's own waiting is done above
+        await super().shutdown(sockets)
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us have: a socket is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_tls(settings: Settings) -> None:
+    """Raises CannotServe unless certificate and key come together and exist."""
+    files: list[Path | None] = [settings.tls_cert, settings.tls_key]
+    if any(files) and not all(files):
+        raise CannotServe("tls_cert and tls_key come together; one of them is not set")
+    for file in files:
+        if file is not None and not file.is_file():
+            raise CannotServe(f"there is no TLS file {file}")

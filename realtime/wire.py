@@ -1,0 +1,219 @@
+"""Frames as bytes: msgpack and JSON to maps and back, with a bounded cost for hostile input.
+
+fal's clients send a binary frame as msgpack and a text frame as JSON; the answer uses the framing of
+the request (fal-js `realtime.ts`). Every limit below exists so that one frame of any content costs the
+event loop less than 50 ms; the figures are of a 2-core VM and kept by tests/realtime/test_wire.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+import msgpack
+
+from realtime.errors import BadFrame
+
+MAX_TEXT = 8 * 1024 * 1024  # characters of JSON; 16 Mi of them take 60 ms, and a picture can go as binary
+MAX_DEPTH = 16  # fal's requests nest two deep
+MAX_NODES = 16_384  # values in one msgpack message
+MAX_WIDTH = (
+    1_024  # entries of one msgpack array or map: an unfinished one is not counted, only this bounds it
+)
+MAX_COMMAS = 65_536  # of a JSON text: a 64 KB picture as {"0":255,...} (JSON.stringify of a Uint8Array)
+MAX_BRACKETS = 4_096
+MAX_ESCAPES = 1_000_000  # backslashes in a JSON text; unescaping costs ten times the copying
+
+Message = dict[str, Any]
+
+
+def decode(data: bytes | str) -> Message:
+    """The map in one frame: msgpack if `data` is bytes, JSON if it is text.
+
+    Values are None, bool, int, finite float, str without lone surrogates, bytes, list and dict with str
+    keys. A msgpack timestamp becomes seconds as float (a `Date` in JavaScript). A JSON text that holds
+    a JSON text is parsed once more: fal-js 1.8-1.10 encodes the first message twice if `encodeMessage`
+    returns a string.
+    Raises BadFrame with what is wrong and the limit crossed, never with content.
+    """
+    if isinstance(data, str):
+        value = _json(data)
+        if isinstance(value, str):
+            value = _json(value)
+    else:
+        value = _msgpack(data)
+    if not isinstance(value, dict):
+        raise BadFrame(f"a message must be a map, this one is {_KINDS.get(type(value), 'something else')}")
+    _check(value)
+    return value
+
+
+def encode(message: Message, *, binary: bool) -> bytes | str:
+    """One frame: msgpack bytes, or JSON text in which bytes are described, not sent."""
+    if binary:
+        packed: bytes = msgpack.packb(message, use_bin_type=True)
+        return packed
+    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_describe)
+
+
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    bytes: "binary data",
+    list: "an array",
+}
+
+
+def _describe(value: object) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else f"<{type(value).__name__}>"
+
+
+# ---- msgpack ----
+
+
+class _Nodes:
+    """Counts values while they are decoded, so that a frame of 16 million nils stops at MAX_NODES."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_NODES
+
+    def take(self, values: int) -> None:
+        self.left -= values + 1
+        if self.left < 0:
+            raise BadFrame(f"the message holds more than {MAX_NODES} values")
+
+    def array(self, values: list[Any]) -> list[Any]:
+        self.take(len(values))
+        return values
+
+    def map(self, pairs: list[tuple[Any, Any]]) -> Message:
+        self.take(len(pairs))
+        return _unique(pairs)
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> Message:
+    message = dict(pairs)
+    if len(message) != len(pairs):
+        raise BadFrame("a map names the same key twice")
+    return message
+
+
+def _no_extension(code: int, _: bytes) -> NoReturn:
+    raise BadFrame(f"msgpack extension type {code} is not understood")
+
+
+def _msgpack(data: bytes) -> Any:
+    nodes = _Nodes()
+    try:
+        return msgpack.unpackb(
+            data,
+            timestamp=1,
+            object_pairs_hook=nodes.map,
+            list_hook=nodes.array,
+            ext_hook=_no_extension,
+            max_array_len=MAX_WIDTH,
+            max_map_len=MAX_WIDTH,
+        )
+    except UnicodeDecodeError:
+        raise BadFrame("a string in the message is not UTF-8") from None
+    except msgpack.StackError:
+        raise BadFrame(f"the message nests deeper than {MAX_DEPTH} levels") from None
+    except msgpack.ExtraData:
+        raise BadFrame("bytes follow the end of the msgpack message") from None
+    except msgpack.FormatError:
+        raise BadFrame("the binary frame is not msgpack") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        # msgpack's own words are kept for the limits alone: they name no content.
+        if "max_" in str(error):
+            raise BadFrame(f"an array or map in the message has more than {MAX_WIDTH} entries") from None
+        if "map key" in str(error):
+            raise BadFrame("a map key in the message is not a string") from None
+        raise BadFrame("the msgpack message is cut short or malformed") from None
+
+
+# ---- JSON ----
+
+
+def _json(text: str) -> Any:
+    # The C scanner has no limits of its own, so what makes it slow is counted first, at 2 GB/s.
+    if len(text) > MAX_TEXT:
+        raise BadFrame(f"the text frame has {len(text)} characters, the limit is {MAX_TEXT}; send binary")
+    if text.count(",") > MAX_COMMAS or text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise BadFrame(f"the message holds more than {MAX_COMMAS} values")
+    if text.count("\\") > MAX_ESCAPES:
+        raise BadFrame(f"the text frame holds more than {MAX_ESCAPES} escapes")
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except RecursionError:
+        raise BadFrame(f"the message nests deeper than {MAX_DEPTH} levels") from None
+    except ValueError:
+        raise BadFrame("the text frame is not JSON") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BadFrame(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    if len(digits) > 64:
+        raise BadFrame(f"a number in the message has {len(digits)} digits, the limit is 64")
+    value = float(digits)
+    if math.isinf(value):
+        raise BadFrame("a number in the message is out of range")
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 64:
+        raise BadFrame(f"a number in the message has {len(digits)} digits, the limit is 64")
+    return int(digits)
+
+
+# ---- both ----
+
+
+def _check(message: Message) -> None:
+    """Depth, finite numbers, string keys, whole surrogate pairs: what neither decoder refuses by itself."""
+    level: list[Any] = [message]
+    for _ in range(MAX_DEPTH):
+        deeper: list[Any] = []
+        for container in level:
+            if isinstance(container, dict):
+                for key in container:
+                    if type(key) is not str:
+                        raise BadFrame("a map key in the message is not a string")
+                    _check_text(key)
+                container = container.values()
+            for value in container:
+                kind = type(value)
+                if kind is float:
+                    if not math.isfinite(value):
+                        raise BadFrame("a number in the message is NaN or infinite")
+                elif kind is str:
+                    _check_text(value)
+                elif kind is dict or kind is list:
+                    deeper.append(value)
+        if not deeper:
+            return
+        level = deeper
+    raise BadFrame(f"the message nests deeper than {MAX_DEPTH} levels")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():  # O(1)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadFrame("a string in the message holds half of a surrogate pair") from None
