@@ -39,10 +39,9 @@ class Socket(asyncio.Protocol):
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.closed: asyncio.Future[int] = (
-            asyncio.get_running_loop().create_future()
-        )  # close code, 1006 = lost
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[int] = loop.create_future()  # the close code, 1006 = lost without one
         self.transport: asyncio.Transport
         self._buffer = bytearray()
         self._code = 1006

@@ -30,8 +30,7 @@ def conditions() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
@@ -43,7 +42,7 @@ def conditions() -> dict[str, Any]:
 
 
 def after(before: dict[str, Any]) -> dict[str, Any]:
-    """`before` with the load average at the end. Above the core count, latencies say little; ratios still do."""
+    """`before` with the load average at the end: above the core count only ratios mean something."""
     return before | {"load_after": _load()}
 
 
@@ -56,6 +55,11 @@ def sentence(given: dict[str, Any]) -> str:
         f"{given.get('load_after', ['?'])[0]} after; {given['date']}, commit {given['commit']}, "
         f"`{given['command']}`"
     )
+
+
+def _commit() -> str:
+    changes = "+changes" if _git("status", "--porcelain", "-uno") else ""
+    return _git("rev-parse", "--short", "HEAD") + changes
 
 
 def _git(*arguments: str) -> str:

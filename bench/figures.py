@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -25,6 +25,7 @@ class Frame:
     error: str = ""  # code of an x-fal-error, "" if none
     engine: float = math.nan  # seconds the engine says it held the frame
     batch: float = math.nan  # mean batch over its UNet calls
+    timings: dict[str, Any] = field(default_factory=dict)  # as the server says, seconds
     data: bytes = b""  # the picture, for a check after the clock has stopped
     prompt: str = ""
     seed: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import io
 import json
 import math
 import random
@@ -20,9 +21,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgpack
+from PIL import Image
 
 from bench.client import TEXT, Socket, connect
-from bench.figures import Frame, summary
+from bench.conditions import after, conditions
+from bench.figures import Frame, spread, summary
+from bench.report import Result, Table
+from bench.server import Server, ours
+from engines.fake import colour_of
 
 T = TypeVar("T")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
@@ -86,9 +92,9 @@ def payload(load: Load, frame: Frame) -> bytes:
 
 
 async def offer(load: Load, port: int, tick: Callable[[float], None] = lambda share: None) -> list[Frame]:
-    """Run the load against 127.0.0.1:`port`; the frames with what became of them, `due` on the monotonic clock.
+    """Run the load against 127.0.0.1:`port`; the frames with what became of them.
 
-    tick(share of the run done) is called a few times a second.
+    `due` becomes a time of the monotonic clock. tick(share of the run done) is called a few times a second.
     """
     planned = frames(load)
     stamped: list[tuple[float, int, int, bytes]] = []  # (arrived, session, opcode, payload)
@@ -108,9 +114,8 @@ async def offer(load: Load, port: int, tick: Callable[[float], None] = lambda sh
     for session, socket in enumerate(sockets):
         code = await socket.close()
         if code not in (1000, 1005):
-            stamped.append(
-                (time.monotonic(), session, TEXT, json.dumps({"error": f"closed {code}"}).encode())
-            )
+            lost = json.dumps({"error": f"closed {code}"}).encode()
+            stamped.append((time.monotonic(), session, TEXT, lost))
     _match(planned, stamped)
     return [frame for frame in planned if frame.due >= start + load.warm_s]
 
@@ -118,7 +123,7 @@ async def offer(load: Load, port: int, tick: Callable[[float], None] = lambda sh
 async def _send(load: Load, planned: list[Frame], sockets: list[Socket]) -> None:
     for frame in planned:
         data = payload(load, frame)
-        while (wait := frame.due - time.monotonic()) > 0:  # uvloop's timers round to a millisecond
+        while (wait := frame.due - time.monotonic()) > 0:  # noqa: ASYNC110 (uvloop rounds to 1 ms)
             await asyncio.sleep(wait)
         socket = sockets[frame.session]
         if not socket.closed.done():
@@ -168,8 +173,38 @@ def fill(frame: Frame, arrived: float, answer: dict[str, Any]) -> None:
     steps = timings.get("steps") or []
     frame.batch = sum(step["batch"] for step in steps) / len(steps) if steps else math.nan
     frame.engine = timings.get("inference", math.nan)
+    frame.timings = timings
     image = answer["images"][0]
     frame.data = image.get("content") or base64.b64decode(image["url"].partition(",")[2])
+
+
+def wrong(taken: list[Frame]) -> int:
+    """How many pictures of the fake engine are not the one that was asked for."""
+    bad = 0
+    for frame in taken:
+        if frame.answered:
+            pixel = Image.open(io.BytesIO(frame.data)).convert("RGB").getpixel((5, 5))
+            expected = colour_of(frame.prompt, frame.seed)
+            bad += any(abs(got - asked) > 6 for got, asked in zip(pixel, expected, strict=True))
+    return bad
+
+
+def stage_times(taken: list[Frame]) -> dict[str, dict[str, float]]:
+    """Percentiles of what the server says each stage took, for the stages that are numbers."""
+    answered = [frame.timings for frame in taken if frame.answered]
+    names = [name for name, value in answered[0].items() if isinstance(value, float)] if answered else []
+    return {name: spread([timings[name] for timings in answered]) for name in names}
+
+
+async def one_picture(server: Server) -> str:
+    """The data URI a server answers with."""
+    arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    socket = await connect(server.port, server.path, lambda opcode, data: arrived.set_result(data))
+    size = {"width": 128, "height": 128}
+    socket.send(msgpack.packb({"prompt": "a red circle", "seed": 1, "image_size": size}))
+    answer = msgpack.unpackb(await asyncio.wait_for(arrived, 20))
+    await socket.close()
+    return str(answer["images"][0]["url"])
 
 
 @contextmanager
@@ -183,12 +218,6 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def measure(load: Load, port: int, tick: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
-    """Run the load and sum it up."""
-    taken = run(offer(load, port, tick))
-    return summary(taken, sessions=load.sessions, seconds=load.seconds, slo_s=load.slo_s)
-
-
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """On uvloop where there is one: the generator's own cost is halved."""
     try:
@@ -197,3 +226,39 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         new_event_loop = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(coroutine)
+
+
+def figures(load: Load, model: str, port: int, tick: Callable[[str, float], None]) -> Result:
+    """`python -m bench load`: one run against a server of its own on `model`, or the one at `port`."""
+    given = conditions()
+    what = f"{load.sessions} sessions at {load.rate_hz:g} Hz"
+
+    def against(server_port: int) -> list[Frame]:
+        return run(offer(load, server_port, lambda share: tick(what, share)))
+
+    if port:
+        taken = against(port)
+    else:
+        with ours(model) as server:
+            taken = against(server.port)
+    figures = summary(taken, sessions=load.sessions, seconds=load.seconds, slo_s=load.slo_s)
+    if model.startswith("fake") and not port:
+        figures["wrong_pictures"] = wrong(taken)
+    latencies = [name for name in figures if isinstance(figures[name], dict) and "p50_ms" in figures[name]]
+    counts = figures["frames"] | {"errors": sum(figures["frames"]["errors"].values())}
+    plain = {name: value for name, value in figures.items() if name not in latencies and name != "frames"}
+    return Result(
+        "load",
+        after(given),
+        tables=[
+            Table(
+                f"{what} ({load.arrivals}), {model}", ["", "value"], [*map(list, (counts | plain).items())]
+            ),
+            Table(
+                "Milliseconds from the intended send time",
+                ["", "p50", "p95", "p99", "max"],
+                [[name, *figures[name].values()] for name in latencies],
+            ),
+        ],
+        raw=figures,
+    )

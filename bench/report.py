@@ -147,21 +147,20 @@ def draw(plot: Plot, folder: Path) -> str:
 
 
 def _bars(bars: list[Bar]) -> Table:
-    rows = [
-        [
-            bar.what,
-            f"{_text(bar.value)} {bar.unit}",
-            f"{'≥' if bar.at_least else '≤'} {_text(bar.limit)} {bar.unit}",
-        ]
-        + ["met" if bar.met else "**missed**"]
-        for bar in bars
-    ]
+    rows = []
+    for bar in bars:
+        limit = f"{'≥' if bar.at_least else '≤'} {_text(bar.limit)} {bar.unit}"
+        rows.append([bar.what, f"{_text(bar.value)} {bar.unit}", limit, "met" if bar.met else "**missed**"])
     return Table("Bars", ["figure", "measured", "bar", ""], rows)
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return (
             f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
         )
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return str(value)

@@ -1,0 +1,114 @@
+"""`python -m bench [load|gateway|engine|goodput] [--quick] [--json FILE]`: the latency lab.
+
+Full runs of gateway, engine and goodput replace their tables in bench/README.md and their files in
+bench/results; `--quick` ones only print. Each takes less than three minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+# Before torch is imported anywhere: the load generator, the gateway and the engine share these cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from bench import report
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+Tick = Callable[[str, float], None]
+
+Quick = Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes; nothing is published.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file too.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Without a command: all of them, quick."""
+    if context.invoked_subcommand is None:
+        load(quick=True)
+        gateway(quick=True)
+        engine(quick=True)
+        goodput(quick=True)
+
+
+@app.command()
+def load(
+    sessions: Annotated[int, typer.Option(min=1)] = 8,
+    rate: Annotated[float, typer.Option(min=0.1, help="Frames per second and session.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Measured, after two of warm-up.")] = 20.0,
+    arrivals: Annotated[str, typer.Option(help="poisson or regular")] = "poisson",
+    slo: Annotated[float, typer.Option(help="Seconds from the intended send time to the last byte.")] = 0.25,
+    steps: Annotated[int, typer.Option(min=1, max=12)] = 4,
+    size: Annotated[int, typer.Option(help="Pixels, square.")] = 128,
+    seed: int = 0,
+    model: Annotated[
+        str, typer.Option(help="As of `realtime serve`; a server of its own is started.")
+    ] = "fake",
+    port: Annotated[int, typer.Option(help="Load the server that listens here instead.")] = 0,
+    quick: Quick = False,
+    json: Json = None,
+) -> None:
+    """Open loop: N sessions at a rate, whether or not the server keeps up."""
+    from bench.load import Load, figures
+
+    wanted = Load(
+        sessions=sessions,
+        rate_hz=rate,
+        seconds=min(seconds, 4.0) if quick else seconds,
+        arrivals=arrivals,
+        seed=seed,
+        slo_s=slo,
+        steps=(steps,),
+        size=size,
+    )
+    _run(lambda tick: figures(wanted, model, port, tick), publish=False, json=json)
+
+
+@app.command()
+def gateway(quick: Quick = False, json: Json = None) -> None:
+    """The gateway alone: added latency, memory, floods, fal's SDK beside it."""
+    from bench.gateway import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def engine(quick: Quick = False, json: Json = None) -> None:
+    """The engine against diffusers one by one: images per CPU-second."""
+    from bench.engine import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def goodput(quick: Quick = False, json: Json = None) -> None:
+    """Twice the capacity offered: pictures that arrive in time, beside FIFO."""
+    from bench.goodput import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+def _run(work: Callable[[Tick], report.Result], *, publish: bool, json: Path | None) -> None:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
+        task = progress.add_task("starting", total=1.0)
+        result = work(lambda what, share: progress.update(task, description=what, completed=share))
+    report.show(result, console)
+    if json is not None:
+        report.save(result, json)
+    if publish:
+        report.publish(result)
+        console.print(f"written: bench/results/{result.name}.json, bench/README.md")
+
+
+if __name__ == "__main__":
+    app()
