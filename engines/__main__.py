@@ -1,0 +1,79 @@
+"""`python -m engines --fd N --model ...`: one engine process. The gateway starts it; people need not."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from engines.loop import Loop
+
+
+def main() -> None:
+    options = _options()
+    # Ctrl-C and a service manager's SIGTERM reach the whole group. When to end is the gateway's to say:
+    # it drains, then closes the link.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _die_with(options.parent)
+    Loop(lambda: _pipeline(options), socket.socket(fileno=options.fd), pool=options.pool).run()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="engines", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="our end of the link, a stream socket")
+    parser.add_argument("--parent", type=int, default=0, help="process id to die with (Linux)")
+    parser.add_argument("--model", default="embedded", help="folder, hub id, embedded, fake[:key=value,...]")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="of one operator")
+    parser.add_argument("--max-batch", type=int, default=0, help="places of one UNet call, 0: by device")
+    parser.add_argument("--deterministic", action="store_true", help="always one size of call")
+    parser.add_argument("--vae", default="auto")
+    parser.add_argument("--cache-bytes", type=int, default=256 * 1024 * 1024)
+    parser.add_argument("--pool", type=int, default=2, help="threads for pictures' files")
+    return parser.parse_args()
+
+
+def _pipeline(options: argparse.Namespace) -> Any:
+    """A `Pipeline`; each takes only the rows it made, which that protocol cannot say."""
+    name, _, rest = options.model.partition(":")
+    if name == "fake":
+        from engines.fake import Fake
+
+        given = dict(item.split("=", 1) for item in rest.split(",") if item)
+        return Fake(
+            max_batch=options.max_batch,
+            deterministic=options.deterministic,
+            **{key: float(value) for key, value in given.items()},
+        )
+    from engines.lcm import Lcm
+
+    return Lcm(
+        model=options.model,
+        device=options.device,
+        dtype=options.dtype,
+        threads=options.threads,
+        max_batch=options.max_batch,
+        deterministic=options.deterministic,
+        vae=options.vae,
+        cache_bytes=options.cache_bytes,
+    )
+
+
+def _die_with(parent: int) -> None:
+    """SIGKILL to us when the parent ends, even if an import keeps the link's reader from running."""
+    if not parent or sys.platform != "linux":
+        return
+    PR_SET_PDEATHSIG = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What work costs, and who has been served how much. Pure arithmetic; times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+class Cost:
+    """Predicted seconds of a piece of work of a given size, an average of what it took lately.
+
+    A `work` is a name: a lane's UNet call, its VAE decode. Nothing seen yet predicts 0: unknown work
+    is worth trying, and trying it once is what teaches.
+    """
+
+    def __init__(self, rate: float = 0.2) -> None:
+        self.rate = rate  # weight of the newest observation
+        self._seen: dict[str, dict[int, float]] = {}
+        self._cache: dict[tuple[str, int], float] = {}
+
+    def observe(self, work: str, size: int, seconds: float) -> None:
+        seen = self._seen.setdefault(work, {})
+        seen[size] = seconds if size not in seen else seen[size] + self.rate * (seconds - seen[size])
+        self._cache.clear()
+
+    def predict(self, work: str, size: int) -> float:
+        """Seconds; grows with size, and at most as fast: a batch is never dearer than its parts in turn.
+
+        That bound is also what lets one slow outlier at a large size be tried again.
+        """
+        known = self._cache.get((work, size))
+        if known is None:
+            known = self._cache[work, size] = self._estimate(self._seen.get(work, {}), size)
+        return known
+
+    def slowest(self) -> float:
+        """The dearest single piece of work known: how long the loop may be deaf."""
+        return max((seconds for seen in self._seen.values() for seconds in seen.values()), default=0.0)
+
+    @staticmethod
+    def _estimate(seen: dict[int, float], size: int) -> float:
+        below = {s: seconds for s, seconds in seen.items() if s < size}
+        above = [s for s in seen if s > size]
+        bounds = [seconds * size / s for s, seconds in below.items()]
+        if size in seen:
+            bounds.append(seen[size])
+        elif above and below:
+            low, high = max(below), min(above)
+            bounds.append(seen[low] + (seen[high] - seen[low]) * (size - low) / (high - low))
+        elif above:
+            bounds.append(seen[min(above)])
+        return max([min(bounds, default=0.0), *below.values()]) if below else min(bounds, default=0.0)
+
+
+class Accounts:
+    """Service received per name and weight, as virtual time: the least served goes first.
+
+    Weighted deficit round robin in the form of start-time fair queueing (Goyal, Vin, Cheng 1996):
+    a name that comes, or comes back, starts level with the least served one, so absence earns nothing.
+    """
+
+    def __init__(self) -> None:
+        self.floor = 0.0
+        self._served: dict[str, float] = {}
+
+    def level(self, active: Collection[str]) -> None:
+        """Raise the floor to the least served of `active`; forget absentees who owe nothing."""
+        for name in active:
+            self._served[name] = max(self._served.get(name, 0.0), self.floor)
+        self.floor = min((self._served[name] for name in active), default=self.floor)
+        if len(self._served) > 2 * len(active) + 64:
+            self._served = {n: s for n, s in self._served.items() if n in active or s > self.floor}
+
+    def charge(self, name: str, seconds: float, weight: float) -> None:
+        self._served[name] = max(self._served.get(name, 0.0), self.floor) + seconds / weight
+
+    def ahead(self, name: str) -> float:
+        """Seconds (per weight) this name has had more than the least served."""
+        return max(self._served.get(name, 0.0) - self.floor, 0.0)

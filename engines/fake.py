@@ -1,0 +1,163 @@
+"""A pipeline without a model: real waiting, real pictures, faults on demand. For tests and load runs.
+
+`--model fake` or `--model fake:base_ms=3,row_ms=0.5,vae_ms=0.5,load_s=0,size=128`: one call of bucket B
+takes base_ms + row_ms * B; `places=64` makes every call that large, more than a real engine's 16, so that
+the gateway and not the device is what a load test finds the end of. A picture is one colour,
+`colour_of(prompt, seed)`, so that an answer that went to the wrong user is seen. Prompts that start with
+these do what they say, at their first step:
+
+    !crash      the process dies            !fault      Fault, for this job alone
+    !hang 2     the loop is deaf for 2 s    !raise      an exception nobody expects
+    !slow 0.5   this picture takes 0.5 s longer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from engines.messages import Job, Model
+from engines.pipeline import Fault
+
+BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
+Colour = tuple[int, int, int]
+
+
+def colour_of(prompt: str, seed: int) -> Colour:
+    """The colour of every pixel of the fake picture (PNG exactly; JPEG within 3 levels)."""
+    red, green, blue = hashlib.blake2b(f"{seed}:{prompt}".encode(), digest_size=3).digest()
+    return red, green, blue
+
+
+@dataclass
+class FakeRow:
+    job: Job
+    index: int  # of the pictures of its job
+    inputs: tuple[Image.Image, Image.Image | None] | None
+    lane: str
+    steps: int
+    position: int = 0
+    slots: int = 1
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Fake:
+    def __init__(
+        self,
+        *,
+        base_ms: float = 3.0,
+        row_ms: float = 0.5,
+        vae_ms: float = 0.5,
+        load_s: float = 0.0,
+        size: float = 128,
+        places: float = 0,
+        max_batch: int = 0,
+        deterministic: bool = False,
+    ) -> None:
+        fitting = tuple(bucket for bucket in BUCKETS if bucket <= (max_batch or BUCKETS[-1]))
+        self.buckets = (int(places),) if places else fitting[-1:] if deterministic else fitting
+        self.base_ms, self.row_ms, self.vae_ms, self.load_s = base_ms, row_ms, vae_ms, load_s
+        side = int(size)
+        self.models = [
+            Model(
+                name="fake",
+                kind="sdv1-5",
+                native=side,
+                smallest=64,
+                largest=1024,
+                multiple=8,
+                device="fake",
+                dtype="float32",
+                guidance="embedded",
+                safety=False,
+                features=["image", "mask"],
+            )
+        ]
+
+    def load(self, progress: Callable[[str, float, float, str], None]) -> None:
+        progress("load", 0, 1, "nothing to load")
+        time.sleep(self.load_s)
+        progress("load", 1, 1, "nothing was loaded")
+
+    def lane(self, job: Job) -> tuple[str, int, int]:
+        return f"{job.width}x{job.height}", job.steps, 1
+
+    def decode_inputs(self, job: Job) -> tuple[Image.Image, Image.Image | None] | None:
+        if job.image is None:
+            return None
+        image = _open(job.image, "image").convert("RGB")
+        mask = None if job.mask is None else _open(job.mask, "mask").convert("L")
+        if mask is not None and mask.size != image.size:
+            raise Fault("image", f"the mask is {mask.size}, the image {image.size}; they must agree", "mask")
+        size = (job.width, job.height)
+        return image.resize(size), None if mask is None else mask.resize(size)
+
+    def rows(self, job: Job, inputs: Any) -> list[FakeRow]:
+        if job.prompt.startswith("!fault"):
+            raise Fault("invalid", "this prompt asks for a fault", "prompt")
+        lane, steps, _ = self.lane(job)
+        return [FakeRow(job, index, inputs, lane, steps) for index in range(job.count)]
+
+    def step(self, rows: Sequence[FakeRow], bucket: int) -> None:
+        time.sleep((self.base_ms + self.row_ms * bucket) / 1e3)
+        for row in rows:
+            if row.position == 0 and row.job.prompt.startswith("!"):
+                _misbehave(row.job.prompt)
+            row.position += 1
+
+    def decode(self, rows: Sequence[FakeRow]) -> list[Colour]:
+        time.sleep(self.vae_ms * len(rows) / 1e3)
+        for row in rows:
+            row.timings["vae"] = self.vae_ms / 1e3
+        return [colour_of(row.job.prompt, row.job.seed + row.index) for row in rows]
+
+    def encode(self, row: FakeRow, pixels: Colour, job: Job) -> tuple[bytes, bool]:
+        image, mask = row.inputs or (None, None)
+        if image is None or mask is None or not job.mask_only:
+            return _flat(pixels, job.width, job.height, job.format), False
+        drawn = Image.new("RGB", (job.width, job.height), pixels)
+        return _encode(Image.composite(drawn, image, mask), job.format), False
+
+    def drawn(self, row: FakeRow) -> tuple[int, int]:
+        return row.job.width, row.job.height
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+
+def _misbehave(prompt: str) -> None:
+    word, _, rest = prompt.partition(" ")
+    if word == "!crash":
+        os._exit(70)
+    if word == "!raise":
+        raise RuntimeError("this prompt asks for an exception")
+    if word in ("!hang", "!slow"):
+        time.sleep(float(rest.split()[0]))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise Fault("image", "the bytes are not a whole PNG, JPEG or WebP picture", name) from None
+    return image
+
+
+@lru_cache(maxsize=1024)
+def _flat(colour: Colour, width: int, height: int, format: str) -> bytes:
+    return _encode(Image.new("RGB", (width, height), colour), format)
+
+
+def _encode(image: Image.Image, format: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}[format], quality=90)
+    return file.getvalue()

@@ -1,0 +1,375 @@
+"""The engine process: one thread that steps, and the threads that keep it from waiting.
+
+    reader thread   link -> inbox; end of file ends the process at once
+    step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
+    pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
+    writer thread   outbox -> link, bounded: a gateway that does not read stops the engine, not its memory
+
+A `Fault` refuses one ticket. Any other exception, on any thread, is written to stderr once and ends
+the process: its memory is not trusted any more, and the gateway sees the end of file in milliseconds.
+
+Pong.stats: steps, rows, slots (UNet calls, the rows in them, the places these had), occupancy
+(rows' places / slots), busy_s (in calls and decodes), step_s (the dearest call known), waiting, running,
+done, refused, superseded, cancelled, and what the pipeline counts.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.cost import Cost
+from engines.link import Decoder, LinkError, pack
+from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
+from engines.pipeline import Fault, Pipeline, Row
+from engines.schedule import Call, Request, Schedule, vae
+
+MAX_HELD = 4096  # requests in this process; more are refused
+OUTBOX = 256  # replies the gateway has not read yet
+DECODE_GROUP = 4  # pictures per VAE decode: the first of many finished ones leave before the last is decoded
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """From the pool to the loop: what came of a job's image and mask."""
+
+    ticket: int
+    result: Any  # of Pipeline.decode_inputs, or the Fault it raised
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Drawing:
+    """A request on its way through the loop. `lock` guards what the pool's threads fill in."""
+
+    submit: Submit
+    inputs: Any = None
+    inputs_s: float = 0.0
+    begun: float = 0.0  # monotonic
+    rows: list[Row] = field(default_factory=list)
+    steps: list[dict[str, float]] = field(default_factory=list)
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    encode_s: float = 0.0
+    over: bool = False  # answered, refused or cancelled
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """From the pool to the loop: a request is answered, or its picture could not be written."""
+
+    drawing: _Drawing
+    fault: Fault | None
+
+
+class Loop:
+    pipeline: Pipeline
+    schedule: Schedule
+
+    def __init__(self, make: Callable[[], Pipeline], sock: socket.socket, *, pool: int = 2) -> None:
+        """`make` imports and constructs; it runs when the link is already watched."""
+        self.make = make
+        self.sock = sock
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.outbox: queue.Queue[bytes] = queue.Queue(OUTBOX)
+        self.cost = Cost()
+        self.pool = ThreadPoolExecutor(pool, thread_name_prefix="pool")
+        self._drawings: dict[int, _Drawing] = {}
+        self._counts = dict.fromkeys(
+            ("steps", "rows", "slots", "taken", "done", "refused", "superseded", "cancelled"), 0
+        )
+        self._busy_s = 0.0
+
+    def run(self) -> None:
+        """Load, say Ready, draw until the link ends. Does not return."""
+        threading.Thread(target=self._fatal(self._read), name="reader", daemon=True).start()
+        threading.Thread(target=self._fatal(self._write), name="writer", daemon=True).start()
+        self._fatal(self._serve)()
+
+    # ---- the step loop ----
+
+    def _serve(self) -> None:
+        began = time.monotonic()
+        self._send(Progress("import", 0, 1, ""))
+        self.pipeline = self.make()
+        imported = time.monotonic()
+        self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
+        self.schedule = Schedule(self.cost, self.pipeline.buckets)
+        started_s = {"import": imported - began, "load": time.monotonic() - imported}
+        self._send(Ready(os.getpid(), self.pipeline.models, started_s))
+        working = False
+        while True:
+            self._take(wait=not working)
+            working = self._boundary()
+
+    def _boundary(self) -> bool:
+        """One step boundary and the call after it. False when there is nothing to draw."""
+        for ticket in self.schedule.prepare():
+            self.pool.submit(self._fatal(self._decode_inputs), ticket, self._drawings[ticket].submit.job)
+        admission = self.schedule.admit(time.monotonic())
+        self._supersede(admission.superseded)
+        for ticket in admission.begin:
+            self._begin(ticket)
+        call = self.schedule.call()
+        if call is None:
+            return False
+        finished = self._step(call)
+        for at in range(0, len(finished), DECODE_GROUP):
+            self._decode(finished[at : at + DECODE_GROUP])
+        return True
+
+    def _begin(self, ticket: int) -> None:
+        drawing = self._drawings[ticket]
+        drawing.begun = time.monotonic()
+        try:
+            drawing.rows = list(self.pipeline.rows(drawing.submit.job, drawing.inputs))
+        except Fault as fault:
+            self._refuse(ticket, fault)
+        drawing.inputs = None
+
+    def _step(self, call: Call) -> list[tuple[int, int]]:
+        """One UNet call. Returns the (ticket, image) that are finished and not at fault."""
+        rows = [self._drawings[ticket].rows[image] for ticket, image in call.rows]
+        faulty: Fault | None = None
+        began = time.monotonic()
+        try:
+            self.pipeline.step(rows, call.bucket)
+        except Fault as fault:
+            faulty = fault
+        seconds = time.monotonic() - began
+        for ticket in {ticket for ticket, _ in call.rows}:
+            self._drawings[ticket].steps.append({"seconds": seconds, "batch": len(rows)})
+        self._busy_s += seconds
+        for name, more in (("steps", 1), ("rows", len(rows)), ("slots", call.bucket), ("taken", call.slots)):
+            self._counts[name] += more
+        finished = self.schedule.stepped(call, seconds)
+        if faulty is not None:
+            at_fault = {id(row) for row in faulty.rows or rows}
+            for (ticket, _), row in zip(call.rows, rows, strict=True):
+                if id(row) in at_fault:
+                    self._refuse(ticket, faulty)
+        return [(ticket, image) for ticket, image in finished if ticket in self._drawings]
+
+    def _decode(self, finished: list[tuple[int, int]]) -> None:
+        """Finished rows to pixels, and on to the pool. All of one lane: they come out of one call."""
+        drawings = [self._drawings.get(ticket) for ticket, _ in finished]
+        rows = [
+            drawing.rows[image] for drawing, (_, image) in zip(drawings, finished, strict=True) if drawing
+        ]
+        if not rows:
+            return
+        began = time.monotonic()
+        results = iter(self.pipeline.decode(rows))
+        seconds = time.monotonic() - began
+        self._busy_s += seconds
+        self.cost.observe(vae(rows[0].lane), 1, seconds / len(rows))
+        for drawing, (ticket, image) in zip(drawings, finished, strict=True):
+            if drawing is None:
+                continue
+            pixels = next(results)
+            if isinstance(pixels, Fault):
+                self._refuse(ticket, pixels)
+            else:
+                self.pool.submit(self._fatal(self._encode), drawing, image, pixels)
+
+    # ---- what comes in ----
+
+    def _take(self, wait: bool) -> None:
+        """Everything in the inbox; with `wait`, sleep until there is something."""
+        while True:
+            try:
+                message = self.inbox.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            match message:
+                case Submit():
+                    self._submit(message)
+                case Cancel():
+                    self._cancel(message.tickets)
+                case Ping():
+                    self._send(Pong(message.number, self._stats()))
+                case _Inputs():
+                    self._ready(message)
+                case _Finished():
+                    self._finish(message)
+                case _:
+                    raise LinkError(f"{type(message).__name__} is no message to an engine")
+
+    def _submit(self, submit: Submit) -> None:
+        self._drawings[submit.ticket] = _Drawing(submit)
+        job = submit.job
+        try:
+            if len(self._drawings) > MAX_HELD:
+                raise Fault("out_of_memory", f"the engine holds {MAX_HELD} requests; come back later")
+            lane, steps, slots = self.pipeline.lane(job)
+        except Fault as fault:
+            self._refuse(submit.ticket, fault)
+            return
+        request = Request(
+            ticket=submit.ticket,
+            session=submit.session,
+            received=submit.received,
+            lane=lane,
+            steps=steps,
+            slots=slots,
+            count=job.count,
+            buffering=submit.buffering,
+            deadline=float("inf") if submit.deadline_s is None else submit.received + submit.deadline_s,
+            weight=submit.weight,
+        )
+        self._supersede(self.schedule.submit(request, ready=job.image is None))
+
+    def _ready(self, inputs: _Inputs) -> None:
+        drawing = self._drawings.get(inputs.ticket)
+        if drawing is None:
+            return
+        drawing.inputs_s = inputs.seconds
+        if isinstance(inputs.result, Fault):
+            self._refuse(inputs.ticket, inputs.result)
+        else:
+            drawing.inputs = inputs.result
+            self._supersede(self.schedule.ready(inputs.ticket))
+
+    def _finish(self, finished: _Finished) -> None:
+        if finished.fault is not None:
+            self._refuse(finished.drawing.submit.ticket, finished.fault)
+        elif self._drawings.pop(finished.drawing.submit.ticket, None) is not None:
+            self._counts["done"] += 1
+
+    def _cancel(self, tickets: Iterable[int]) -> None:
+        tickets = [ticket for ticket in tickets if ticket in self._drawings]
+        self._counts["cancelled"] += len(tickets)
+        self.schedule.cancel(tickets)
+        for ticket in tickets:
+            drawing = self._drawings.pop(ticket)
+            with drawing.lock:
+                drawing.over = True
+
+    def _supersede(self, tickets: Iterable[int]) -> None:
+        for ticket in tickets:
+            del self._drawings[ticket]
+            self._counts["superseded"] += 1
+            self._send(Dropped(ticket, "superseded"))
+
+    def _refuse(self, ticket: int, fault: Fault) -> None:
+        drawing = self._drawings.pop(ticket, None)
+        self.schedule.cancel([ticket])
+        if drawing is None:
+            return
+        with drawing.lock:
+            if drawing.over:
+                return
+            drawing.over = True
+        self._counts["refused"] += 1
+        self._send(Refused(ticket, fault.code, fault.reason, fault.field))
+
+    # ---- on the pool ----
+
+    def _decode_inputs(self, ticket: int, job: Job) -> None:
+        began = time.monotonic()
+        result: Any
+        try:
+            result = self.pipeline.decode_inputs(job)
+        except Fault as fault:
+            result = fault
+        self.inbox.put(_Inputs(ticket, result, time.monotonic() - began))
+
+    def _encode(self, drawing: _Drawing, image: int, pixels: Any) -> None:
+        job = drawing.submit.job
+        began = time.monotonic()
+        try:
+            data, unsafe = self.pipeline.encode(drawing.rows[image], pixels, job)
+        except Fault as fault:
+            self.inbox.put(_Finished(drawing, fault))
+            return
+        seconds = time.monotonic() - began
+        with drawing.lock:
+            drawing.encode_s += seconds
+            drawing.pictures[image] = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
+            if len(drawing.pictures) < job.count or drawing.over:
+                return
+            drawing.over = True
+        self._send(self._done(drawing))
+        self.inbox.put(_Finished(drawing, None))
+
+    def _done(self, drawing: _Drawing) -> Done:
+        submit, rows = drawing.submit, drawing.rows
+        timings: dict[str, Any] = {
+            "queue": max(0.0, drawing.begun - submit.received - drawing.inputs_s),
+            "inputs": drawing.inputs_s,
+            # the pictures of one request share a text and an input; each is paid for once
+            **{
+                stage: max(row.timings.get(stage, 0.0) for row in rows)
+                for stage in ("text", "vae_encode", "vae")
+            },
+            "steps": drawing.steps,
+            "encode": drawing.encode_s,
+        }
+        calls = sum(step["seconds"] for step in drawing.steps)
+        timings["inference"] = timings["text"] + timings["vae_encode"] + calls + timings["vae"]
+        return Done(
+            ticket=submit.ticket,
+            pictures=[drawing.pictures[image] for image in range(submit.job.count)],
+            seed=submit.job.seed,
+            drawn=list(self.pipeline.drawn(rows[0])),
+            timings=timings,
+            finished=time.monotonic(),
+            safety_checked=all("safety" in row.timings for row in rows),
+        )
+
+    # ---- the link ----
+
+    def _read(self) -> None:
+        decoder = Decoder()
+        while data := self.sock.recv(1 << 18):
+            for message in decoder.feed(data):
+                self.inbox.put(message)
+        os._exit(0)  # the gateway is gone, and with it everybody who could want a picture
+
+    def _write(self) -> None:
+        while True:
+            try:
+                self.sock.sendall(self.outbox.get())
+            except OSError:
+                os._exit(0)
+
+    def _send(self, message: Any) -> None:
+        """Blocks while OUTBOX messages are unread. Any thread."""
+        self.outbox.put(pack(message))
+
+    def _stats(self) -> dict[str, float]:
+        counts = {name: float(count) for name, count in self._counts.items()}
+        taken = counts.pop("taken")
+        return counts | {
+            "occupancy": taken / counts["slots"] if counts["slots"] else 0.0,
+            "busy_s": self._busy_s,
+            "step_s": self.cost.slowest(),
+            "waiting": float(self.schedule.waiting),
+            "running": float(self.schedule.running),
+            **self.pipeline.stats(),
+        }
+
+    @staticmethod
+    def _fatal(work: Callable[..., None]) -> Callable[..., None]:
+        """`work`, such that an exception out of it ends the process, with one traceback on stderr."""
+
+        def guarded(*given: Any) -> None:
+            try:
+                work(*given)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(70)
+
+        return guarded

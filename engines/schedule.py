@@ -1,0 +1,377 @@
+"""Which pictures go into the next UNet call. Pure: no torch, no threads, no clock (`now` comes in).
+
+The unit of scheduling is one UNet call, so the engine asks at every step boundary:
+
+    admit(now)      newcomers that join now            (the loop prepares their rows)
+    call()          the lane, rows and bucket to run   (the loop runs them)
+    stepped(...)    what that call finished
+
+Policy, in order of force:
+ 1. One lane per call; every row of the lane that has been admitted is in its call.
+ 2. Inside a session strict order, one request drawing at a time, and newest-wins among its waiting
+    ones down to `buffering` (0: all are kept). A frame already late gives way to any newer one.
+ 3. Nobody waits for ever: a session passed over at PATIENCE boundaries goes first, on time or not.
+ 4. Sessions take turns by service received (deficit round robin on predicted seconds), then by deadline.
+ 5. A newcomer joins only if everybody on time stays on time, itself included; else the next is tried.
+    Big batches without this rule lower goodput: 1 of 13 pictures in time against 13 of 14.
+ 6. An idle engine starts at once, whatever the deadline says.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from engines.cost import Accounts, Cost
+
+MAX_STEPS = 12
+PATIENCE = 32  # boundaries
+LANE_PATIENCE = 8  # boundaries
+ATTEMPTS = 16  # newcomers examined per boundary: bounds the time between two calls
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    ticket: int
+    session: str
+    received: float  # seconds, same clock as `now`
+    lane: str
+    steps: int  # UNet calls per image
+    slots: int = 1  # places per image and call
+    count: int = 1  # images
+    buffering: int = 0
+    deadline: float = math.inf  # absolute
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    begin: list[int]  # tickets whose rows are needed from now on
+    superseded: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    lane: str
+    rows: list[tuple[int, int]]  # (ticket, image)
+    slots: int  # places the rows take
+    bucket: int  # places the call has
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    request: Request
+    ready: bool
+    preparing: bool = False
+    begun: int = 0  # images that have joined
+    left: dict[int, int] = field(default_factory=dict)  # image -> UNet calls to go, for those drawing
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    waiting: deque[_Held] = field(default_factory=deque)
+    running: _Held | None = None
+    since: int | None = None  # boundary at which it last had something to admit and nothing admitted
+
+    def next(self) -> _Held | None:
+        """The request whose next image could join now."""
+        if self.running is not None:
+            return self.running if self.running.begun < self.running.request.count else None
+        return self.waiting[0] if self.waiting and self.waiting[0].ready else None
+
+
+class Schedule:
+    def __init__(self, cost: Cost, buckets: Sequence[int]) -> None:
+        """`buckets`: slots a call may have, ascending; one alone makes pictures independent of the load."""
+        self.cost = cost
+        self.buckets = tuple(buckets)
+        self.max_batch = self.buckets[-1]
+        self._sessions: dict[str, _Session] = {}
+        self._held: dict[int, _Held] = {}
+        self._lanes: dict[str, dict[int, _Held]] = {}  # lane -> its drawing requests by ticket
+        self._lane_turn: dict[str, int] = {}  # lane -> boundary of its last call
+        self._unprepared: set[str] = set()
+        self._paid = Accounts()  # sessions
+        self._lanes_paid = Accounts()
+        self._quantum = 0.0
+        self._boundary = 0
+
+    # ---- what comes and goes ----
+
+    def submit(self, request: Request, *, ready: bool = True) -> list[int]:
+        """Take a request; not `ready` while its inputs are undecoded. Returns the tickets it superseded."""
+        held = self._held[request.ticket] = _Held(request, ready)
+        session = self._sessions.setdefault(request.session, _Session())
+        session.waiting.append(held)
+        if not ready:
+            self._unprepared.add(request.session)
+        return self._supersede(session, request.buffering)
+
+    def prepare(self) -> list[int]:
+        """Tickets whose inputs are to be decoded now: per session one at a time, so none is wasted on."""
+        tickets = []
+        for name in self._unprepared:
+            waiting = self._sessions[name].waiting if name in self._sessions else ()
+            undecoded = next((held for held in waiting if not held.ready), None)
+            if undecoded is not None and not undecoded.preparing:
+                undecoded.preparing = True
+                tickets.append(undecoded.request.ticket)
+        self._unprepared.clear()
+        return tickets
+
+    def ready(self, ticket: int) -> list[int]:
+        """The inputs of a ticket are decoded. Returns the tickets this superseded."""
+        held = self._held.get(ticket)
+        if held is None:
+            return []
+        held.ready, held.preparing = True, False
+        self._unprepared.add(held.request.session)
+        return self._supersede(self._sessions[held.request.session], held.request.buffering)
+
+    def cancel(self, tickets: Iterable[int]) -> None:
+        """Forget these, waiting or drawing, and free their places. Unknown ones are ignored."""
+        for ticket in tickets:
+            held = self._held.get(ticket)
+            if held is None:
+                continue
+            session = self._sessions[held.request.session]
+            if session.running is held:
+                held.left.clear()
+                held.begun = held.request.count
+                self._end(held)
+            else:
+                session.waiting.remove(held)
+                self._unprepared.add(held.request.session)
+                self._drop(held)
+
+    # ---- one boundary ----
+
+    def admit(self, now: float) -> Admission:
+        """Who joins at this boundary."""
+        self._boundary += 1
+        begin: list[int] = []
+        superseded: list[int] = []
+        queue: list[tuple[tuple[float, ...], _Held]] = []
+        self._paid.level(self._sessions)
+        for session in list(self._sessions.values()):
+            superseded += self._give_way(session, now)
+            held = session.next()
+            if held is None:
+                session.since = None
+            else:
+                session.since = self._boundary if session.since is None else session.since
+                queue.append((self._order(session, held), held))
+        heapq.heapify(queue)
+        reserved: set[str] = set()
+        passed: list[_Held] = []
+        while queue and len(passed) < ATTEMPTS:
+            _, held = heapq.heappop(queue)
+            session = self._sessions[held.request.session]
+            overdue = self._overdue(session)
+            if held.request.lane in reserved:
+                continue
+            if not self._fits(held):
+                if overdue:  # the place that frees next is theirs
+                    reserved.add(held.request.lane)
+                continue
+            if not overdue and not self._harmless(held, now):
+                passed.append(held)
+                continue
+            begin += self._join(session, held)
+            if session.next() is held:
+                heapq.heappush(queue, (self._order(session, held), held))
+        if not self._lanes and passed:
+            begin += self._join(self._sessions[passed[0].request.session], passed[0])
+        return Admission(begin, superseded)
+
+    def call(self) -> Call | None:
+        """The next UNet call, or None when nothing is drawing."""
+        if not self._lanes:
+            return None
+        lanes = sorted(self._lanes)
+        self._lanes_paid.level(lanes)
+        turn = {lane: self._lane_turn.setdefault(lane, self._boundary) for lane in lanes}
+        lane = min(lanes, key=lambda name: turn[name])
+        if self._boundary - turn[lane] < LANE_PATIENCE:
+            lane = min(lanes, key=lambda name: (self._lanes_paid.ahead(name), turn[name]))
+        self._lane_turn = {name: turn[name] for name in lanes}
+        rows = [(ticket, image) for ticket, held in self._lanes[lane].items() for image in held.left]
+        slots = self._taken(lane)
+        return Call(lane, rows, slots, self._bucket(slots))
+
+    def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
+        """The call is done and took `seconds`. Returns the rows it finished."""
+        self.cost.observe(call.lane, call.bucket, seconds)
+        drawing = self._lanes[call.lane]
+        weight = sum(held.request.weight for held in drawing.values())
+        self._lanes_paid.charge(call.lane, seconds, weight)
+        self._lane_turn[call.lane] = self._boundary
+        finished = []
+        for ticket, image in call.rows:
+            held = drawing[ticket]
+            held.left[image] -= 1
+            if held.left[image] == 0:
+                del held.left[image]
+                finished.append((ticket, image))
+        for ticket in {ticket for ticket, _ in finished}:
+            self._end(drawing[ticket])
+        return finished
+
+    # ---- what can be asked ----
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(session.waiting) for session in self._sessions.values())
+
+    @property
+    def running(self) -> int:
+        return len(self._held) - self.waiting
+
+    def bound(self, lanes: int = 1) -> int:
+        """k: no session waits longer at the head of its queue, in boundaries, with these many sessions here.
+
+        PATIENCE, then one row of at most MAX_STEPS calls for each session ahead; a lane has its call
+        at the latest every LANE_PATIENCE + lanes boundaries.
+        """
+        gap = 1 if lanes == 1 else LANE_PATIENCE + lanes
+        return PATIENCE + len(self._sessions) * MAX_STEPS * gap
+
+    # ---- the rules ----
+
+    def _supersede(self, session: _Session, buffering: int) -> list[int]:
+        """Newest wins: drop the oldest over `buffering`, but never what is being decoded, nor the only
+        decoded one for one that is not: else a hand faster than the decoder would see nothing."""
+        if buffering == 0:
+            return []
+        dropped: list[int] = []
+        newest_ready = max((at for at, held in enumerate(session.waiting) if held.ready), default=-1)
+        excess = len(session.waiting) - buffering
+        for at, held in list(enumerate(session.waiting))[:-1]:
+            if len(dropped) < excess and not held.preparing and at != newest_ready:
+                dropped.append(self._give_up(session, held))
+        return dropped
+
+    def _give_way(self, session: _Session, now: float) -> list[int]:
+        """A late frame goes for a newer one that is ready, even within `buffering`."""
+        dropped: list[int] = []
+        while session.running is None and len(session.waiting) > 1:
+            head, newer = session.waiting[0], session.waiting[1]
+            if not (head.ready and newer.ready and head.request.buffering):
+                break
+            if now + self._alone(head.request) <= self._deadline(head.request):
+                break
+            dropped.append(self._give_up(session, head))
+        return dropped
+
+    def _order(self, session: _Session, held: _Held) -> tuple[float, ...]:
+        request = held.request
+        if self._overdue(session):
+            return (0, session.since or 0, request.ticket, 0)
+        turn = self._paid.ahead(request.session) // self._quantum if self._quantum else 0
+        return (1, turn, self._deadline(request), request.ticket)
+
+    def _overdue(self, session: _Session) -> bool:
+        return session.since is not None and self._boundary - session.since >= PATIENCE
+
+    def _fits(self, held: _Held) -> bool:
+        taken = self._taken(held.request.lane)
+        return taken == 0 or taken + held.request.slots <= self.max_batch
+
+    def _harmless(self, newcomer: _Held, now: float) -> bool:
+        """With the newcomer in, is everyone in time who is without it, and the newcomer too?"""
+        before = self._finishes(now, None)
+        for ticket, finish in self._finishes(now, newcomer).items():
+            deadline = self._deadline(self._held[ticket].request)
+            if finish > deadline and before.get(ticket, -math.inf) <= deadline:
+                return False
+        return True
+
+    def _finishes(self, now: float, newcomer: _Held | None) -> dict[int, float]:
+        """Predicted end of every drawing request if nobody else joined: rows leave as they finish."""
+        lanes = {lane: list(drawing.values()) for lane, drawing in self._lanes.items()}
+        if newcomer is not None:
+            lanes.setdefault(newcomer.request.lane, [])
+        finishes: dict[int, float] = {}
+        for lane, drawing in lanes.items():
+            rows = [(left, held.request) for held in drawing for left in held.left.values()]
+            if newcomer is not None and newcomer.request.lane == lane:
+                rows.append((newcomer.request.steps, newcomer.request))
+            rows.sort(key=lambda row: row[0])
+            slots = sum(request.slots for _, request in rows)
+            end, calls = now, 0
+            decode = self.cost.predict(vae(lane), 1)
+            for left, request in rows:
+                # lanes share the time evenly, so a call comes around once in len(lanes)
+                end += (left - calls) * len(lanes) * self.cost.predict(lane, self._bucket(slots)) + decode
+                calls = left
+                slots -= request.slots
+                finishes[request.ticket] = end
+        return finishes
+
+    def _alone(self, request: Request) -> float:
+        """Seconds one image takes on an idle engine."""
+        lane = request.lane
+        return request.steps * self.cost.predict(lane, self._bucket(request.slots)) + self.cost.predict(
+            vae(lane), 1
+        )
+
+    def _deadline(self, request: Request) -> float:
+        """A deadline nothing could ever meet orders nothing and binds nobody."""
+        return request.deadline if request.received + self._alone(request) <= request.deadline else math.inf
+
+    def _bucket(self, slots: int) -> int:
+        # a single row may need two places of an engine that has one
+        return next((bucket for bucket in self.buckets if bucket >= slots), slots)
+
+    def _taken(self, lane: str) -> int:
+        return sum(len(held.left) * held.request.slots for held in self._lanes.get(lane, {}).values())
+
+    # ---- bookkeeping ----
+
+    def _join(self, session: _Session, held: _Held) -> list[int]:
+        """One more image of this request draws. Returns its ticket if it is the first."""
+        request = held.request
+        first = held.begun == 0
+        if first:
+            session.waiting.popleft()
+            session.running = held
+        held.left[held.begun] = request.steps
+        held.begun += 1
+        session.since = self._boundary if held.begun < request.count else None
+        self._lanes.setdefault(request.lane, {})[request.ticket] = held
+        call = self.cost.predict(request.lane, self.max_batch)
+        price = request.steps * request.slots * call / self.max_batch or 1e-3
+        self._quantum += 0.1 * (price - self._quantum) if self._quantum else price
+        self._paid.charge(request.session, price, request.weight)
+        return [request.ticket] if first else []
+
+    def _end(self, held: _Held) -> None:
+        """A drawing request has no image drawing: it is over, or waits for places with its other images."""
+        if held.left:
+            return
+        drawing = self._lanes.get(held.request.lane, {})
+        drawing.pop(held.request.ticket, None)
+        if not drawing:
+            self._lanes.pop(held.request.lane, None)
+        if held.begun == held.request.count:
+            self._sessions[held.request.session].running = None
+            self._drop(held)
+
+    def _give_up(self, session: _Session, held: _Held) -> int:
+        session.waiting.remove(held)
+        del self._held[held.request.ticket]
+        return held.request.ticket
+
+    def _drop(self, held: _Held) -> None:
+        del self._held[held.request.ticket]
+        session = self._sessions[held.request.session]
+        if session.running is None and not session.waiting:
+            del self._sessions[held.request.session]
+
+
+def vae(lane: str) -> str:
+    """The name under which `Cost` knows the decoding of one picture of a lane."""
+    return f"{lane} vae"

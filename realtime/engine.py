@@ -1,0 +1,434 @@
+"""One supervised engine process behind a socketpair.
+
+    submit -> queue -> link ══ engine process ══ link -> on_reply, exactly once per ticket
+
+The end of the link is the health check: a dead engine is seen as end of file in milliseconds, a hung
+one by unanswered pings. Either way it is killed, started again with growing pauses, and what it had in
+flight is sent once more. Frames that may have killed it are suspects: each is tried again alone, with
+nothing else in the engine, so that the one that kills a second time is known for certain, is refused
+and remembered, and those that only shared its batch get their pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+
+from engines.link import Decoder, LinkError, pack
+from engines.messages import (
+    Cancel,
+    Done,
+    Dropped,
+    Job,
+    Model,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Refused,
+    Submit,
+)
+from realtime.settings import Settings
+
+Reply = Done | Dropped | Refused
+
+MAX_QUEUED = 4096  # frames that wait for the engine to come up or to read
+MAX_QUEUED_BYTES = 256 * 1024 * 1024
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0  # before a restart; doubles until the engine answers something
+HOPELESS_STARTS = 3  # in a row without Ready: what waits is refused, the restarts go on
+MISSED_PINGS = 5
+POISON_S = 600.0
+POISON_KEPT = 4096
+WRITE_AHEAD = 1024 * 1024  # bytes in our write buffer above which frames wait in the queue
+GRACE_S = 0.3  # for an engine whose link has ended to end by itself
+REAP_S = 5.0  # for the kernel to end a killed process; a wedged driver can take longer
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Frame:
+    submit: Submit
+    on_reply: Callable[[Reply], None]
+    deaths: int = 0  # engines that ended while they had it
+    suspect: bool = False
+
+    @property
+    def bytes(self) -> int:
+        job = self.submit.job
+        return len(job.prompt) + len(job.image or b"") + len(job.mask or b"")
+
+
+class Engine:
+    """One supervised engine process behind a socketpair."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.models: list[Model] = []  # of the last Ready
+        self.state = "starting"  # starting | ready | restarting | stopped
+        self.progress: Progress | None = None
+        self.stats: dict[str, float] = {}  # of the last Pong
+        self.pid: int | None = None
+        self.restarts = 0
+        self._on_change = on_change
+        self._last_ticket = 0
+        self._frames: dict[int, _Frame] = {}  # every ticket that is owed a reply
+        self._queue: dict[int, _Frame] = {}  # of these, not with the engine; in order of sending
+        self._queued_bytes = 0
+        self._sent: dict[int, _Frame] = {}  # of these, with the engine
+        self._poison: dict[bytes, float] = {}  # digest of a job -> forgotten at
+        self._link: _Link | None = None
+        self._pings = self._pongs = 0
+        self._answered = False  # this engine has answered a ticket
+        self._failed_starts = 0
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    # ---- for the gateway ----
+
+    def submit(
+        self,
+        *,
+        session: str,
+        received: float,
+        job: Job,
+        buffering: int,
+        deadline_s: float | None,
+        weight: float,
+        on_reply: Callable[[Reply], None],
+    ) -> int:
+        """Returns a ticket. `on_reply` is called later on this event loop, once, unless it is cancelled."""
+        self._last_ticket += 1
+        ticket = self._last_ticket
+        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight)
+        frame = self._frames[ticket] = _Frame(submit, on_reply)
+        refusal = self._refusal(frame)
+        if refusal is not None:
+            asyncio.get_running_loop().call_soon(self._settle, Refused(ticket, *refusal))
+        else:
+            self._enqueue(frame)
+            self._flush()
+        return ticket
+
+    def cancel(self, tickets: Iterable[int]) -> None:
+        """Nobody waits for these any more; their `on_reply` is not called. Idempotent."""
+        sent = []
+        for ticket in tickets:
+            self._frames.pop(ticket, None)
+            self._dequeue(ticket)
+            if self._sent.pop(ticket, None) is not None:
+                sent.append(ticket)
+        if sent and self._link is not None:
+            self._link.send(Cancel(sent))
+            self._flush()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close the link and reap the child, killed if it takes longer. What is in flight is refused."""
+        self._stopping.set()
+        if self._link is not None:
+            self._link.close()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._stopped.wait()
+        except TimeoutError:
+            log.warning("engine.stop_timeout", pid=self.pid)
+
+    # ---- one engine after the other ----
+
+    async def run(self) -> None:
+        """Keep an engine running until `stop` or cancellation. Ends with the child dead and reaped."""
+        pause_s = FIRST_PAUSE_S
+        try:
+            while not self._stopping.is_set():
+                self._answered = False
+                await self._life()
+                if self._stopping.is_set():
+                    break
+                pause_s = FIRST_PAUSE_S if self._answered else min(2 * pause_s, LONGEST_PAUSE_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._stopping.wait()
+                self.restarts += 1
+        finally:
+            self._change("stopped")
+            for ticket in list(self._frames):
+                self._settle(Refused(ticket, "draining", "the server is going down"))
+            self._stopped.set()
+
+    async def _life(self) -> None:
+        """One engine, from its start to its end."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_command(self.settings, theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=_environment(self.settings),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=2,  # our stderr, as its own stderr is
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()  # else the end of the child would be no end of file
+        self.pid = process.pid
+        link = self._link = _Link(self)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+            await self._watch(link)
+        finally:
+            self._link = None
+            link.close()
+            ready = self.state == "ready"
+            self._failed_starts = 0 if ready else self._failed_starts + 1
+            if not self._stopping.is_set():
+                self._change("restarting")
+                self._take_back()
+            code = await _reap(process)
+            self.pid = None
+            if not self._stopping.is_set():
+                log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
+
+    async def _watch(self, link: _Link) -> None:
+        """Until the link ends, or the engine is deaf."""
+        self._pings = self._pongs = 0
+        while not await link.ended(self.settings.heartbeat_s):
+            if self.state != "ready":
+                continue
+            # The loop answers between two calls, and on a slow machine one call outlasts many pings.
+            patience = MISSED_PINGS * max(1.0, self.stats.get("step_s", 0.0) / self.settings.heartbeat_s)
+            if self._pings - self._pongs >= patience:
+                log.error("engine.hung", pid=self.pid, missed=self._pings - self._pongs)
+                return
+            self._pings += 1
+            link.send(Ping(self._pings))
+
+    def _receive(self, message: Any) -> None:
+        match message:
+            case Done() | Dropped() | Refused():
+                self._answered = True
+                self._settle(message)
+            case Pong():
+                self._pongs, self.stats = message.number, message.stats
+            case Progress():
+                self.progress = message
+                self._change(self.state)
+            case Ready():
+                self.models, self.progress = message.models, None
+                log.info(
+                    "engine.ready", pid=message.pid, **{f"{k}_s": v for k, v in message.started_s.items()}
+                )
+                self._change("ready")
+                self._flush()
+            case _:
+                raise LinkError(f"{type(message).__name__} is no message to a gateway")
+
+    def _change(self, state: str) -> None:
+        self.state = state
+        if self._on_change is not None:
+            _guarded(self._on_change)
+
+    # ---- frames ----
+
+    def _refusal(self, frame: _Frame) -> tuple[str, str] | None:
+        """(code, reason) if this frame is not even tried."""
+        if self._stopping.is_set():
+            return "draining", "the server is going down"
+        if self._poison and self._poison.get(_digest(frame.submit.job), -1.0) > self.clock():
+            return "poison", "this very request has ended two engines; it is refused for a while"
+        if len(self._queue) >= MAX_QUEUED or self._queued_bytes + frame.bytes > MAX_QUEUED_BYTES:
+            return "engine_lost", f"the engine is {self.state} and {len(self._queue)} frames wait for it"
+        return None
+
+    def _enqueue(self, frame: _Frame) -> None:
+        self._queue[frame.submit.ticket] = frame
+        self._queued_bytes += frame.bytes
+
+    def _dequeue(self, ticket: int) -> None:
+        frame = self._queue.pop(ticket, None)
+        if frame is not None:
+            self._queued_bytes -= frame.bytes
+
+    def _flush(self) -> None:
+        """Send what waits, as fast as the engine reads; a suspect only when nothing else is with it."""
+        while self._queue and self.state == "ready" and self._link is not None and not self._link.paused:
+            frame = next(iter(self._queue.values()))
+            if self._sent and (frame.suspect or any(sent.suspect for sent in self._sent.values())):
+                return
+            ticket = frame.submit.ticket
+            self._dequeue(ticket)
+            try:
+                self._link.send(frame.submit)
+            except LinkError as error:  # too large, or text that is no Unicode
+                self._settle(
+                    Refused(ticket, "invalid", f"this request cannot be sent to the engine: {error}")
+                )
+            else:
+                self._sent[ticket] = frame
+
+    def _settle(self, reply: Reply) -> None:
+        """The one place where a ticket gets its reply. Cancelled and answered ones are not known any more."""
+        frame = self._frames.pop(reply.ticket, None)
+        self._sent.pop(reply.ticket, None)
+        self._dequeue(reply.ticket)
+        if frame is not None:
+            _guarded(frame.on_reply, reply)
+        self._flush()
+
+    def _take_back(self) -> None:
+        """An engine died: decide which of its frames go to the next one, alone or with others."""
+        sent, self._sent = self._sent, {}
+        waiting, self._queue, self._queued_bytes = self._queue, {}, 0
+        refused = []
+        for frame in sent.values():
+            frame.deaths += 1
+            if frame.suspect:  # it was alone
+                self._remember(frame.submit.job)
+                refused.append(Refused(frame.submit.ticket, "poison", "this request has ended two engines"))
+            else:
+                frame.suspect = True
+                self._enqueue(frame)
+        for frame in waiting.values():
+            self._enqueue(frame)
+        if self._failed_starts >= HOPELESS_STARTS:
+            reason = f"the engine has failed to start {self._failed_starts} times"
+            refused += [Refused(ticket, "engine_lost", reason) for ticket in self._queue]
+        for refusal in refused:
+            self._settle(refusal)
+
+    def _remember(self, job: Job) -> None:
+        now = self.clock()
+        self._poison = {digest: until for digest, until in self._poison.items() if until > now}
+        while len(self._poison) >= POISON_KEPT:
+            del self._poison[next(iter(self._poison))]
+        self._poison[_digest(job)] = now + POISON_S
+        log.error("engine.poison", remembered=len(self._poison))
+
+
+class _Link(asyncio.Protocol):
+    """The gateway's end of the socketpair."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.paused = False
+        self._decoder = Decoder()
+        self._open = False
+        self._closed = asyncio.get_running_loop().create_future()
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Wait so long for the end of the link; whether it came."""
+        await asyncio.wait([self._closed], timeout=timeout_s)
+        return self._closed.done()
+
+    def send(self, message: Any) -> None:
+        """Raises LinkError for a message that cannot be packed."""
+        data = pack(message)
+        if self._open:
+            self.transport.write(data)
+
+    def close(self) -> None:
+        if self._open:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.Transport.
+        self.transport, self._open = cast(asyncio.Transport, transport), True
+        self.transport.set_write_buffer_limits(high=WRITE_AHEAD)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._decoder.feed(data):
+                self.engine._receive(message)
+        except LinkError as error:
+            log.error("engine.link", reason=str(error))
+            self.close()
+
+    def eof_received(self) -> None:
+        self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open = False
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.engine._flush()
+
+
+def _command(settings: Settings, fd: int) -> list[str]:
+    """-P: a folder called `engines` in the working directory is not ours."""
+    given = {
+        "fd": fd,
+        "parent": os.getpid(),
+        "model": settings.model,
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "threads": settings.threads,
+        "max-batch": settings.max_batch,
+        "vae": settings.vae,
+        "cache-bytes": settings.cache_bytes,
+    }
+    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, "-P", "-m", "engines", *options, *["--deterministic"] * settings.deterministic]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Ours, and on a CPU what glibc and OpenMP read only at start; what the user has set wins."""
+    if settings.device not in ("auto", "cpu") or settings.model.startswith("fake"):
+        return dict(os.environ)
+    # Freshly mapped activations cost page faults at every call: batched VAE decode 1390 -> 738 ms.
+    kept = {
+        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+        "MALLOC_TOP_PAD_": str(256 << 20),
+        "OMP_NUM_THREADS": str(settings.threads),
+    }
+    return kept | os.environ
+
+
+async def _reap(process: asyncio.subprocess.Process) -> int | None:
+    """The exit code. The closed link ends the engine, else SIGKILL; None if even that takes over REAP_S."""
+    for wait_s in (GRACE_S, REAP_S):
+        try:
+            async with asyncio.timeout(wait_s):
+                return await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    log.error("engine.unreaped", pid=process.pid)
+    return None
+
+
+def _digest(job: Job) -> bytes:
+    return hashlib.blake2b(repr(job).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _guarded(callback: Callable[..., None], *given: Any) -> None:
+    """A callback of the gateway that fails is logged; it takes no engine and no other reply with it."""
+    try:
+        callback(*given)
+    except Exception:
+        log.exception("engine.callback")
