@@ -64,6 +64,8 @@ class Gateway:
         self.draining = False
         self.engine_known = asyncio.Event()  # set while the engine's models are known
         self.sockets: set[Socket] = set()
+        self.empty = asyncio.Event()  # set while no socket is open
+        self.empty.set()
         self._numbers = 0
 
     def engine_changed(self) -> None:
@@ -73,6 +75,15 @@ class Gateway:
         else:
             self.engine_known.clear()
         self.metrics.ready.set(self.engine.state == "ready")
+
+    def drain(self) -> None:
+        """Admit nothing more; every socket closes when its own frames are answered.
+
+        So clients do not all reconnect at one moment either.
+        """
+        self.draining = True
+        for socket in list(self.sockets):
+            socket.leave()
 
     async def __call__(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
         if scope["type"] == "websocket":
@@ -113,12 +124,15 @@ class Gateway:
             buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
         )
         self.sockets.add(socket)
+        self.empty.clear()
         self.metrics.sockets.set(len(self.sockets))
         logger.debug("session.open", session=socket.name, app=app.id)
         try:
             await socket.run()
         finally:
             self.sockets.discard(socket)
+            if not self.sockets:
+                self.empty.set()
             self.metrics.sockets.set(len(self.sockets))
             self.metrics.closed.labels(socket.ended_by).inc()
             logger.debug("session.close", session=socket.name, by=socket.ended_by)
@@ -351,14 +365,17 @@ def _page(file: Path, request: Request) -> Response:
     return response
 
 
-def _suggestions(model: str) -> list[Any]:
-    """Prompts the embedded model is good at, which its training wrote beside its weights."""
+def _suggestions(model: str) -> dict[str, Any]:
+    """What the embedded model is good at, which its training wrote beside its weights.
+
+    {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps}; {} for other models.
+    """
     if model != "embedded":
-        return []
+        return {}
     for file in sorted((WEB.parent / "engines" / "embedded").rglob("suggestions.json")):
-        found = json.loads(file.read_text())
-        return found if isinstance(found, list) else list(found.get("suggestions", []))
-    return []
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+    return {}
 
 
 def _whole(text: str, default: int) -> int:
