@@ -89,7 +89,9 @@ class Server(uvicorn.Server):
         self.settings = settings
         self._on_change = on_change
         self._gateway: Gateway | None = None
-        self._signalled = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signals = 0
+        self._hurry = asyncio.Event()  # the second signal
         super().__init__(
             uvicorn.Config(
                 self._app,
@@ -118,6 +120,7 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         _raise_file_limit()
+        self._loop = asyncio.get_running_loop()
         engine = Engine(self.settings, on_change=self._engine_changed)
         self._gateway = Gateway(self.settings, engine)
         running = asyncio.create_task(engine.run(), name="engine")
@@ -160,11 +163,12 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._signalled += 1
+        self._signals += 1
         self.should_exit = True
-        self.force_exit = self._signalled > 1
         if self._gateway is not None:
             self._gateway.draining = True  # /readyz says so from this moment
+        if self._signals > 1 and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hurry.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, close, leave. Listening goes on meanwhile: /readyz says 503, new sockets are told."""
@@ -173,21 +177,23 @@ class Server(uvicorn.Server):
         gateway.draining = True
         logger.info("server.drain", sockets=len(gateway.sockets), seconds=self.settings.drain_s)
         started = time.monotonic()
-        while not self.force_exit and time.monotonic() - started < self.settings.drain_s:
-            # Each socket goes when its own frames are out, so clients do not all reconnect at one moment.
-            for client in [client for client in gateway.sockets if not client.unanswered]:
-                client.close(1012, by="drain")
-            if not gateway.sockets:
-                break
-            await asyncio.sleep(0.02)
+        gateway.drain()
+        await _either(gateway.empty, self._hurry, timeout_s=self.settings.drain_s)
         for client in list(gateway.sockets):
             client.close(1012, by="drain")
-        left = time.monotonic() + (LEAVE_S if not self.force_exit else 0.2)
-        while gateway.sockets and time.monotonic() < left:
-            await asyncio.sleep(0.02)
+        await _either(gateway.empty, self._hurry, timeout_s=LEAVE_S)
         logger.info("server.drained", seconds=round(time.monotonic() - started, 3), left=len(gateway.sockets))
+        for client in list(gateway.sockets):
+            client.abort("drain")  # closing waits for a peer that does not read
         self.force_exit = True  # uvicorn's own waiting is done above
         await super().shutdown(sockets)
+
+
+async def _either(first: asyncio.Event, second: asyncio.Event, *, timeout_s: float) -> None:
+    waits = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
+    await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def _raise_file_limit() -> None:

@@ -60,7 +60,7 @@ class Socket:
         app: App,
         receive: Receive,
         transmit: Transmit,
-        abort: Callable[[], None],
+        cut: Callable[[], None],
         *,
         name: str,
         buffering: int,
@@ -70,7 +70,7 @@ class Socket:
         self._app = app
         self._receive = receive
         self._transmit = transmit
-        self._abort = abort  # cuts the connection at once
+        self._cut = cut
         self.name = name
         settings = gateway.settings
         self._send_timeout_s = settings.send_timeout_s
@@ -114,10 +114,16 @@ class Socket:
             self._connection.close(code)
             self._write_soon()
 
-    def _end(self, by: str) -> None:
+    def leave(self) -> None:
+        """The server is going down: close as soon as every admitted frame is answered."""
+        if not self._session.unanswered:
+            self.close(1012, by="drain")
+
+    def abort(self, by: str) -> None:
+        """Cut the connection at once, whatever is still to be written."""
         self.ended_by = by
         self._connection.drop()
-        self._abort()
+        self._cut()
 
     # ---- reading ----
 
@@ -218,6 +224,8 @@ class Socket:
         self._to_prepare.set()
         if self._released:
             self._write_soon()
+        elif self._gateway.draining:
+            self.leave()
 
     # ---- writing ----
 
@@ -236,12 +244,12 @@ class Socket:
                 self._room.set()
         except TimeoutError:
             logger.warning("socket.stalled", session=self.name, seconds=self._send_timeout_s)
-            self._end("timeout")
+            self.abort("timeout")
         except OSError:
             self._connection.drop()  # the peer is gone: the reader is about to see the disconnect
         except Exception:
             logger.exception("socket.write", session=self.name, app=self._app.id)
-            self._end("error")
+            self.abort("error")
         finally:
             self._room.set()
 
@@ -256,6 +264,8 @@ class Socket:
                 await self._put(output)
             self._session.written()
             self._to_prepare.set()
+            if self._gateway.draining:
+                self.leave()
             return True
         return False
 
