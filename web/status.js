@@ -31,7 +31,7 @@ export function standing(phase, info, waiting, now) {
   if (phase.name === "connecting") return { tone: "wait", text: "Connecting…" };
   if (waiting > PATIENCE_S) return { tone: "wait", text: "Drawing…", veil: `Drawing since ${Math.floor(waiting)} s`, progress: null };
   const model = info.models?.[0];
-  const where = [model?.name, model?.device].filter(Boolean).join(", ");
+  const where = [...new Set([model?.name, model?.device])].filter(Boolean).join(" on ");
   return { tone: "good", text: where ? `Live: ${where}` : "Live" };
 }
 
