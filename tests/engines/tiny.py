@@ -6,17 +6,25 @@ modules and ones, beside which a wrong gather or a missing term would not show.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, PNDMScheduler, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from engines.lcm import Lcm, LcmRow
+from engines.messages import Job
 
 WORDS = ["a", "red", "green", "blue", "circle", "square", "on", "the", "sea", "night", "hill", "of"]
 SIDE = 64  # native pixels; latents are 8x8
@@ -178,6 +186,7 @@ def build(
         parts["feature_extractor"] = CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
     index: dict[str, Any] = {
         "_class_name": "LatentConsistencyModelPipeline" if lcm else "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
@@ -196,3 +205,31 @@ def build(
         (folder / "lcm_lora").mkdir()
         save_file(lora_kohya(model), folder / "lcm_lora" / "pytorch_lora_weights.safetensors")
     return folder
+
+
+def picture(seed: int, width: int = SIDE, height: int = SIDE) -> bytes:
+    """A PNG of smooth random colours."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return _png(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def stencil(box: tuple[int, int, int, int], width: int = SIDE, height: int = SIDE) -> bytes:
+    """A PNG mask, white inside the box (left, top, right, bottom)."""
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, box)
+    return _png(mask)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def drawn(pipeline: Lcm, jobs: Sequence[Job], bucket: int = 0) -> list[LcmRow]:
+    """The rows of all jobs, finished, each step in one call of `bucket` slots (0: as few as hold them)."""
+    rows = [row for job in jobs for row in pipeline.rows(job, pipeline.decode_inputs(job))]
+    while live := [row for row in rows if row.position < row.steps]:
+        slots = sum(row.slots for row in live)
+        pipeline.step(live, bucket or next(b for b in pipeline.buckets if b >= slots))
+    return rows
