@@ -93,8 +93,8 @@ def _inflated(kind: bytes, body: bytes, limit: int) -> int:
     """Size of a compressed text when inflated. Raises Unreadable over `limit`."""
     _, _, rest = body.partition(b"\0")  # keyword
     if kind == b"iTXt":
-        compressed = rest[:1] == b"\1"
-        rest = rest[1:].split(b"\0", 2)[-1] if compressed else b""  # language, translated keyword
+        # compressed?, method, language, translated keyword, text
+        rest = b"\0" + rest[2:].split(b"\0", 2)[-1] if rest[:1] == b"\1" else b""
     if len(rest) < 2:
         return 0
     try:
