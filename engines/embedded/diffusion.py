@@ -1,0 +1,114 @@
+"""Stage 1: the conditional diffusion teacher, v-prediction, text encoder trained jointly.
+
+Everything is built from stock diffusers and transformers classes, so that no code of ours is needed to load it.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from diffusers import LCMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TIMESTEPS = 1000
+GUIDANCE_DIM = 256
+
+
+def lcm_scheduler() -> LCMScheduler:
+    """Scaled-linear betas as in Stable Diffusion, v-prediction, 50 original steps."""
+    return LCMScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        original_inference_steps=50,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def text_encoder_for(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(2, width // 32),
+            max_position_embeddings=tokenizer.model_max_length,
+            projection_dim=width,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def unet_for(channels: tuple[int, ...], text_width: int, latent_size: int) -> UNet2DConditionModel:
+    """A small text-conditional UNet with an LCM guidance input (time_cond_proj_dim 256).
+
+    Two stock options help a short training: the text is also pooled into the time embedding
+    (addition_embed_type "text"), and that embedding scales as well as shifts ("scale_shift").
+    """
+    deeper = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
+        up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        time_cond_proj_dim=GUIDANCE_DIM,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def signal_and_noise(device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_cumprod) and sqrt(1 - alpha_cumprod): each [1000, 1, 1, 1] float32."""
+    kept = lcm_scheduler().alphas_cumprod.view(-1, 1, 1, 1).to(device)
+    return kept.sqrt(), (1 - kept).sqrt()
+
+
+def random_timesteps(count: int, generator: Generator) -> Tensor:
+    """[count] int64: uniform over 0..999, but 35 % from 700..999, where few-step sampling starts."""
+    anywhere = torch.randint(0, TIMESTEPS, (count,), generator=generator)
+    late = torch.randint(700, TIMESTEPS, (count,), generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.35, late, anywhere)
+
+
+def drop_captions(captions: list[str], rng: Random, share: float = 0.1) -> list[str]:
+    """Blank a share of the captions, so that the model also learns the unconditional picture."""
+    return ["" if rng.random() < share else text for text in captions]
+
+
+def diffusion_loss(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    latents: Tensor,
+    ids: Tensor,
+    generator: Generator,
+) -> Tensor:
+    """Mean squared error of v. latents: [B, 4, h, w] float32 of unit scale; ids: [B, L] int64.
+
+    Source: Salimans & Ho 2022 (arXiv 2202.00512), v = alpha * noise - sigma * x.
+    """
+    signal, sigma = signal_and_noise(latents.device)
+    t = random_timesteps(len(latents), generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noisy = signal[t] * latents + sigma[t] * noise
+    target = signal[t] * noise - sigma[t] * latents
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    guess = unet(noisy, t, text_encoder(ids).last_hidden_state).sample
+    return F.mse_loss(guess.float(), target)

@@ -1,0 +1,56 @@
+"""Scenes with their encoded pictures: rendered once, used in several epochs with a new caption each time."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Generator, Tensor
+
+from engines.embedded.captions import caption
+from engines.embedded.render import render
+from engines.embedded.scene import Scene, random_scene
+
+
+class Pool:
+    """Grows as training goes on. Latents are kept in float16 of unit scale (already times scaling_factor)."""
+
+    def __init__(
+        self, ae: AutoencoderTiny, size: int, rng: Random, generator: Generator, device: str = "cpu"
+    ):
+        self.ae, self.size, self.rng, self.generator, self.device = ae, size, rng, generator, device
+        self.scenes: list[Scene] = []
+        self.blocks: list[Tensor] = []
+        self.latents = torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @torch.no_grad()
+    def grow(self, count: int) -> None:
+        """Render and encode `count` new random scenes."""
+        scenes = [random_scene(self.rng) for _ in range(count)]
+        pictures = render(scenes, self.size, self.generator).mul(2).sub(1).to(self.device)
+        latents = self.ae.encoder(pictures.contiguous(memory_format=torch.channels_last))
+        self.scenes += scenes
+        self.blocks.append((latents.float() * self.ae.config.scaling_factor).half().contiguous())
+
+    def batch(self, count: int) -> tuple[Tensor, list[str]]:
+        """(latents [count, 4, h, w] float32, captions), drawn with replacement."""
+        if len(self.blocks) > 64 or not len(self.latents):
+            self.latents = torch.cat([*([self.latents] if len(self.latents) else []), *self.blocks])
+            self.blocks = []
+        rows = torch.randint(0, len(self.latents), (count,), generator=self.generator)
+        words = [caption(self.scenes[int(row)], self.rng) for row in rows]
+        return self.latents[rows.to(self.latents.device)].float(), words
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "scenes": self.scenes,
+            "latents": torch.cat([*([self.latents] if len(self.latents) else []), *self.blocks]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scenes, self.latents, self.blocks = state["scenes"], state["latents"], []

@@ -1,0 +1,140 @@
+"""Sizes and lengths of a training run. One preset is one reproducible recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Lengths are counted in optimiser steps; sizes in pixels or channels; rates are peaks of a cosine."""
+
+    name: str
+    size: int
+    seed: int
+    threads: int
+    device: str
+    # The picture codec
+    ae_width: int
+    ae_encoder: tuple[int, ...]
+    ae_decoder: tuple[int, ...]
+    ae_steps: int
+    ae_batch: int
+    ae_crop: int  # trained on crops: flat pictures are redundant, more pictures beat more pixels
+    ae_rate: float
+    # Text encoder and UNet
+    max_tokens: int
+    text_width: int
+    text_layers: int
+    channels: tuple[int, ...]
+    pool: int  # latents encoded before the first step
+    fresh: int  # latents added to the pool each step
+    steps: int
+    batch: int
+    rate: float
+    ema: float
+    # Distillation
+    lcd_steps: int
+    lcd_batch: int
+    lcd_rate: float
+    lcd_ema: float = 0.95
+    compile: bool = False
+    # Decoder refinement with the encoder frozen
+    polish_steps: int = 0
+    evaluate: int = 96  # captions per step count in the final table
+    look_steps: tuple[int, ...] = (1, 4)  # step counts on the sample sheet at each checkpoint
+
+
+CPU = Preset(
+    name="cpu",
+    size=128,
+    seed=20,
+    threads=1,
+    device="cpu",
+    ae_width=32,
+    ae_encoder=(0, 1, 1, 2),
+    ae_decoder=(2, 2, 2, 0),
+    ae_steps=4500,
+    ae_batch=16,
+    ae_crop=64,
+    ae_rate=4e-3,
+    max_tokens=32,
+    text_width=128,
+    text_layers=2,
+    channels=(64, 128),
+    pool=6_000,
+    fresh=10,
+    steps=3600,
+    batch=64,
+    rate=2e-3,
+    ema=0.999,
+    lcd_steps=1000,
+    lcd_batch=48,
+    lcd_rate=3e-4,
+    compile=True,
+    polish_steps=3000,
+)
+
+# NOTE: never run. A starting point for 256 pixels on one large GPU, sized from the CPU run's sample counts.
+GPU = Preset(
+    name="gpu",
+    size=256,
+    seed=20,
+    threads=8,
+    device="cuda",
+    ae_width=32,
+    ae_encoder=(0, 1, 2, 2),
+    ae_decoder=(2, 2, 2, 1),
+    ae_steps=6000,
+    ae_batch=96,
+    ae_crop=128,
+    ae_rate=4e-3,
+    max_tokens=32,
+    text_width=128,
+    text_layers=4,
+    channels=(64, 96, 160),
+    pool=200_000,
+    fresh=64,
+    steps=8000,
+    batch=1024,
+    rate=2e-3,
+    ema=0.999,
+    lcd_steps=3000,
+    lcd_batch=512,
+    lcd_rate=3e-4,
+    compile=True,
+    polish_steps=2000,
+)
+
+SMOKE = Preset(
+    name="smoke",
+    size=64,
+    seed=20,
+    threads=1,
+    device="cpu",
+    ae_width=16,
+    ae_encoder=(0, 0, 0, 1),
+    ae_decoder=(1, 1, 0, 0),
+    ae_steps=40,
+    ae_batch=6,
+    ae_crop=32,
+    ae_rate=4e-3,
+    max_tokens=32,
+    text_width=32,
+    text_layers=1,
+    channels=(16, 32),
+    pool=64,
+    fresh=1,
+    steps=40,
+    batch=16,
+    rate=2e-3,
+    ema=0.9,
+    lcd_steps=8,
+    lcd_batch=8,
+    lcd_rate=3e-4,
+    polish_steps=4,
+    evaluate=4,
+    look_steps=(1,),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (CPU, GPU, SMOKE)}
