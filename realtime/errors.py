@@ -84,7 +84,8 @@ class FetchError(InvalidInput):
 
 
 class Unauthorized(Failure):
-    code, status, error_type, close = "Unauthorized", 401, "unauthorized", 1008
+    # 1000: any other code is shown to the page as onError, though an expired token is everyday life.
+    code, status, error_type, close = "Unauthorized", 401, "unauthorized", 1000
 
     def frame(self, request_id: str | None = None) -> dict[str, Any]:
         # Not an x-fal-error: this exact object makes fal's JS clients drop their token silently.

@@ -93,7 +93,7 @@ def test_unauthorized_is_the_exact_object_and_then_a_close():
     connection.refuse(Unauthorized("expired"))
     said, closed = outputs(connection)
     assert text(said) == {"status": "error", "error": "Unauthorized"}
-    assert closed == Close(1008)
+    assert closed == Close(1000)
 
 
 def test_what_a_refused_connection_sent_is_dropped():
