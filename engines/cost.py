@@ -15,11 +15,18 @@ class Cost:
     def __init__(self, rate: float = 0.2) -> None:
         self.rate = rate  # weight of the newest observation
         self._seen: dict[str, dict[int, float]] = {}
+        self._spread: dict[str, float] = {}
         self._cache: dict[tuple[str, int], float] = {}
 
     def observe(self, work: str, size: int, seconds: float) -> None:
         seen = self._seen.setdefault(work, {})
-        seen[size] = seconds if size not in seen else seen[size] + self.rate * (seconds - seen[size])
+        if size in seen:
+            error = abs(seconds - seen[size]) / seen[size] if seen[size] else 0.0
+            spread = self._spread.get(work, 0.0)
+            self._spread[work] = min(1.0, spread + self.rate / 2 * (error - spread))
+            seen[size] += self.rate * (seconds - seen[size])
+        else:
+            seen[size] = seconds
         self._cache.clear()
 
     def predict(self, work: str, size: int) -> float:
@@ -31,6 +38,10 @@ class Cost:
         if known is None:
             known = self._cache[work, size] = self._estimate(self._seen.get(work, {}), size)
         return known
+
+    def spread(self, work: str) -> float:
+        """How far off a prediction is on average, as a part of it, 0..1: the margin a promise needs."""
+        return self._spread.get(work, 0.0)
 
     def slowest(self) -> float:
         """The dearest single piece of work known: how long the loop may be deaf."""

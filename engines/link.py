@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from engines.messages import ENGINE_TO_GATEWAY, GATEWAY_TO_ENGINE
 

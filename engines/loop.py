@@ -31,7 +31,8 @@ from engines.cost import Cost
 from engines.link import Decoder, LinkError, pack
 from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
 from engines.pipeline import Fault, Pipeline, Row
-from engines.schedule import Call, Request, Schedule, vae
+from engines.outlook import vae
+from engines.schedule import Call, Request, Schedule
 
 MAX_HELD = 4096  # requests in this process; more are refused
 OUTBOX = 256  # replies the gateway has not read yet

@@ -10,7 +10,7 @@ Policy, in order of force:
  1. One lane per call; every row of the lane that has been admitted is in its call.
  2. Inside a session strict order, one request drawing at a time, and newest-wins among its waiting
     ones down to `buffering` (0: all are kept). A frame already late gives way to any newer one.
- 3. Nobody waits for ever: a session passed over at PATIENCE boundaries goes first, on time or not.
+ 3. Nobody waits for ever: a session passed over at `patience` boundaries goes first, on time or not.
  4. Sessions take turns by service received (deficit round robin on predicted seconds), then by deadline.
  5. A newcomer joins only if everybody on time stays on time, itself included; else the next is tried.
     Big batches without this rule lower goodput: 1 of 13 pictures in time against 13 of 14.
@@ -26,11 +26,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engines.cost import Accounts, Cost
+from engines.outlook import Outlook, Row, bucket, vae
 
 MAX_STEPS = 12
-PATIENCE = 32  # boundaries
+PATIENCE = 32  # boundaries, and as many again for every 8 sessions: so long do turns take under overload
 LANE_PATIENCE = 8  # boundaries
-ATTEMPTS = 16  # newcomers examined per boundary: bounds the time between two calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +156,35 @@ class Schedule:
         superseded: list[int] = []
         queue: list[tuple[tuple[float, ...], _Held]] = []
         self._paid.level(self._sessions)
-        for session in list(self._sessions.values()):
+        for session in self._sessions.values():
             superseded += self._give_way(session, now)
             held = session.next()
             if held is None:
                 session.since = None
-            else:
-                session.since = self._boundary if session.since is None else session.since
-                queue.append((self._order(session, held), held))
+                continue
+            if session.since is None:
+                session.since = self._boundary
+            queue.append((self._order(session, held), held))
         heapq.heapify(queue)
         reserved: set[str] = set()
         passed: list[_Held] = []
-        while queue and len(passed) < ATTEMPTS:
+        outlook = self._outlook(now)
+        while queue:
             _, held = heapq.heappop(queue)
-            session = self._sessions[held.request.session]
+            session, lane = self._sessions[held.request.session], held.request.lane
             overdue = self._overdue(session)
-            if held.request.lane in reserved:
+            if lane in reserved:
                 continue
             if not self._fits(held):
                 if overdue:  # the place that frees next is theirs
-                    reserved.add(held.request.lane)
-                continue
-            if not overdue and not self._harmless(held, now):
+                    reserved.add(lane)
+            elif overdue or outlook.welcome(self._newcomer(held.request)):
+                begin += self._join(session, held)
+                outlook = self._outlook(now)
+                if session.next() is held:
+                    heapq.heappush(queue, (self._order(session, held), held))
+            else:
                 passed.append(held)
-                continue
-            begin += self._join(session, held)
-            if session.next() is held:
-                heapq.heappush(queue, (self._order(session, held), held))
         if not self._lanes and passed:
             begin += self._join(self._sessions[passed[0].request.session], passed[0])
         return Admission(begin, superseded)
@@ -200,7 +202,7 @@ class Schedule:
         self._lane_turn = {name: turn[name] for name in lanes}
         rows = [(ticket, image) for ticket, held in self._lanes[lane].items() for image in held.left]
         slots = self._taken(lane)
-        return Call(lane, rows, slots, self._bucket(slots))
+        return Call(lane, rows, slots, bucket(slots, self.buckets))
 
     def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
         """The call is done and took `seconds`. Returns the rows it finished."""
@@ -230,14 +232,19 @@ class Schedule:
     def running(self) -> int:
         return len(self._held) - self.waiting
 
+    @property
+    def patience(self) -> int:
+        """Boundaries after which a session that was passed over goes first."""
+        return PATIENCE + PATIENCE * len(self._sessions) // 8
+
     def bound(self, lanes: int = 1) -> int:
         """k: no session waits longer at the head of its queue, in boundaries, with these many sessions here.
 
-        PATIENCE, then one row of at most MAX_STEPS calls for each session ahead; a lane has its call
+        `patience`, then one row of at most MAX_STEPS calls for each session ahead; a lane has its call
         at the latest every LANE_PATIENCE + lanes boundaries.
         """
         gap = 1 if lanes == 1 else LANE_PATIENCE + lanes
-        return PATIENCE + len(self._sessions) * MAX_STEPS * gap
+        return self.patience + len(self._sessions) * MAX_STEPS * gap
 
     # ---- the rules ----
 
@@ -274,60 +281,36 @@ class Schedule:
         return (1, turn, self._deadline(request), request.ticket)
 
     def _overdue(self, session: _Session) -> bool:
-        return session.since is not None and self._boundary - session.since >= PATIENCE
+        return session.since is not None and self._boundary - session.since >= self.patience
 
     def _fits(self, held: _Held) -> bool:
         taken = self._taken(held.request.lane)
         return taken == 0 or taken + held.request.slots <= self.max_batch
 
-    def _harmless(self, newcomer: _Held, now: float) -> bool:
-        """With the newcomer in, is everyone in time who is without it, and the newcomer too?"""
-        before = self._finishes(now, None)
-        for ticket, finish in self._finishes(now, newcomer).items():
-            deadline = self._deadline(self._held[ticket].request)
-            if finish > deadline and before.get(ticket, -math.inf) <= deadline:
-                return False
-        return True
-
-    def _finishes(self, now: float, newcomer: _Held | None) -> dict[int, float]:
-        """Predicted end of every drawing request if nobody else joined: rows leave as they finish."""
-        lanes = {lane: list(drawing.values()) for lane, drawing in self._lanes.items()}
-        if newcomer is not None:
-            lanes.setdefault(newcomer.request.lane, [])
-        finishes: dict[int, float] = {}
-        for lane, drawing in lanes.items():
-            rows = [(left, held.request) for held in drawing for left in held.left.values()]
-            if newcomer is not None and newcomer.request.lane == lane:
-                rows.append((newcomer.request.steps, newcomer.request))
-            rows.sort(key=lambda row: row[0])
-            slots = sum(request.slots for _, request in rows)
-            end, calls = now, 0
-            decode = self.cost.predict(vae(lane), 1)
-            for left, request in rows:
-                # lanes share the time evenly, so a call comes around once in len(lanes)
-                end += (left - calls) * len(lanes) * self.cost.predict(lane, self._bucket(slots)) + decode
-                calls = left
-                slots -= request.slots
-                finishes[request.ticket] = end
-        return finishes
-
     def _alone(self, request: Request) -> float:
-        """Seconds one image takes on an idle engine."""
-        lane = request.lane
-        return request.steps * self.cost.predict(lane, self._bucket(request.slots)) + self.cost.predict(
-            vae(lane), 1
-        )
+        """Seconds one image takes on an idle engine, with a margin for what varies."""
+        call = self.cost.predict(request.lane, bucket(request.slots, self.buckets))
+        decode = self.cost.predict(vae(request.lane), 1)
+        return request.steps * call * (1.0 + self.cost.spread(request.lane)) + decode
 
     def _deadline(self, request: Request) -> float:
         """A deadline nothing could ever meet orders nothing and binds nobody."""
         return request.deadline if request.received + self._alone(request) <= request.deadline else math.inf
 
-    def _bucket(self, slots: int) -> int:
-        # a single row may need two places of an engine that has one
-        return next((bucket for bucket in self.buckets if bucket >= slots), slots)
-
     def _taken(self, lane: str) -> int:
         return sum(len(held.left) * held.request.slots for held in self._lanes.get(lane, {}).values())
+
+    def _newcomer(self, request: Request) -> Row:
+        return Row(request.lane, request.steps, request.slots, self._deadline(request))
+
+    def _outlook(self, now: float) -> Outlook:
+        rows = [
+            Row(lane, left, held.request.slots, self._deadline(held.request))
+            for lane, drawing in self._lanes.items()
+            for held in drawing.values()
+            for left in held.left.values()
+        ]
+        return Outlook(now, rows, self.cost, self.buckets)
 
     # ---- bookkeeping ----
 
@@ -370,8 +353,3 @@ class Schedule:
         session = self._sessions[held.request.session]
         if session.running is None and not session.waiting:
             del self._sessions[held.request.session]
-
-
-def vae(lane: str) -> str:
-    """The name under which `Cost` knows the decoding of one picture of a lane."""
-    return f"{lane} vae"
