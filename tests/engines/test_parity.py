@@ -7,7 +7,6 @@ convolution adds up in another order otherwise; what differs then is a bug.
 from __future__ import annotations
 
 import functools
-import io
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
 from torch import Generator, Tensor
 
 from engines.messages import Job
@@ -88,10 +86,6 @@ def call(pipe: Any, job: Job, **extra: Any) -> Tensor:
     return latents[0]
 
 
-def opened(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
 def test_text_to_image_is_bitwise_the_lcm_pipeline(
@@ -113,7 +107,7 @@ def test_image_to_image_is_bitwise_the_lcm_pipeline(
     pipe = oracle(LatentConsistencyModelImg2ImgPipeline, folder(vae=vae))
     job = Job("a blue hill", 3, 64, 64, steps=steps, strength=strength, guidance=2.0, image=PICTURE)
     (row,) = tiny.drawn(pipeline(vae=vae), [job])
-    assert torch.equal(row.latents, call(pipe, job, image=opened(PICTURE), strength=strength))
+    assert torch.equal(row.latents, call(pipe, job, image=tiny.opened(PICTURE), strength=strength))
 
 
 @pytest.mark.parametrize("vae", ["tiny", "kl"])
@@ -125,7 +119,13 @@ def test_inpainting_is_bitwise_the_stock_pipeline_at_the_same_timesteps(
     job = Job("the sea", 4, 64, 64, steps=steps, strength=strength, image=PICTURE, mask=MASK)
     (row,) = tiny.drawn(pipeline(vae=vae), [job])
     expected = call(
-        pipe, job, image=opened(PICTURE), mask_image=opened(MASK), strength=strength, width=64, height=64
+        pipe,
+        job,
+        image=tiny.opened(PICTURE),
+        mask_image=tiny.opened(MASK),
+        strength=strength,
+        width=64,
+        height=64,
     )
     assert torch.equal(row.latents, expected)
 
@@ -138,7 +138,7 @@ def test_a_base_model_with_lcm_lora_is_the_stock_pipeline_with_guidance(
     options: dict[str, Any] = {"lcm": False, "lora": True, "vae": "kl", "prediction": "epsilon"}
     path, ours = folder(**options), pipeline(**options)
     job = Job("a red square", 5, 64, 64, steps=3, guidance=guidance, negative_prompt="night", strength=0.6)
-    extra: dict[str, Any] = {"negative_prompt": "night", "strength": 0.6, "image": opened(PICTURE)}
+    extra: dict[str, Any] = {"negative_prompt": "night", "strength": 0.6, "image": tiny.opened(PICTURE)}
     if kind == "text":
         pipe = oracle(StableDiffusionPipeline, path, lora=True)
         extra = {"negative_prompt": "night", "width": 64, "height": 64}
@@ -147,7 +147,7 @@ def test_a_base_model_with_lcm_lora_is_the_stock_pipeline_with_guidance(
         job = replace(job, image=PICTURE)
     else:
         pipe = oracle(StableDiffusionInpaintPipeline, path, lora=True, strength=0.6)
-        extra |= {"mask_image": opened(MASK), "width": 64, "height": 64}
+        extra |= {"mask_image": tiny.opened(MASK), "width": 64, "height": 64}
         job = replace(job, image=PICTURE, mask=MASK)
     assert ours.models[0].guidance == "cfg"
     assert ours.lane(job)[2] == (2 if guidance > 1 else 1)
@@ -165,7 +165,7 @@ def test_pixels_are_those_of_the_lcm_pipeline(folder: Any, pipeline: Any, vae: s
     (drawn,) = ours.decode(rows)
     assert (drawn == image).all()
     data, unsafe = ours.encode(rows[0], drawn, replace(job, format="png"))
-    assert list(opened(data).get_flattened_data()) == list(image.get_flattened_data())
+    assert list(tiny.opened(data).get_flattened_data()) == list(image.get_flattened_data())
     assert not unsafe
 
 

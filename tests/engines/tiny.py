@@ -233,3 +233,7 @@ def drawn(pipeline: Lcm, jobs: Sequence[Job], bucket: int = 0) -> list[LcmRow]:
         slots = sum(row.slots for row in live)
         pipeline.step(live, bucket or next(b for b in pipeline.buckets if b >= slots))
     return rows
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))

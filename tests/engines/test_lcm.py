@@ -1,0 +1,141 @@
+"""The pipeline as the step loop sees it: jobs in, files out, what is refused and what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.lcm import Lcm
+from engines.messages import Job
+from engines.pipeline import Fault
+from tests.engines import tiny
+
+JOB = Job("the sea", 1, 64, 64, steps=2)
+PICTURE, MASK = tiny.picture(1), tiny.stencil((0, 0, 32, 64))
+
+
+@pytest.fixture
+def fresh(folder: Any) -> Lcm:
+    """A pipeline with empty counters."""
+    made = Lcm(str(folder()), device="cpu", max_batch=2)
+    made.load(lambda *_: None)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        ({"steps": 0}, "invalid", "num_inference_steps"),
+        ({"steps": 13}, "invalid", "num_inference_steps"),
+        ({"count": 0}, "invalid", "num_images"),
+        ({"count": 9}, "invalid", "num_images"),
+        ({"width": 0}, "invalid", "image_size"),
+        ({"format": "gif"}, "unsupported", "format"),
+        ({"mask": MASK}, "invalid", "mask_url"),
+        ({"model": "sdxl"}, "unsupported", "model"),
+    ],
+)
+def test_a_job_out_of_bounds_is_refused_before_any_work(
+    pipeline: Any, change: dict[str, Any], code: str, field: str
+) -> None:
+    with pytest.raises(Fault) as caught:
+        pipeline().lane(replace(JOB, **change))
+    assert (caught.value.code, caught.value.field) == (code, field)
+
+
+def test_a_lane_says_what_its_rows_will_be(pipeline: Any) -> None:
+    ours = pipeline()
+    for job in (JOB, replace(JOB, width=512, height=512), replace(JOB, width=96, steps=7, count=2)):
+        rows = ours.rows(job, None)
+        assert len(rows) == job.count
+        for row in rows:
+            assert (row.lane, row.steps, row.slots) == ours.lane(job)
+            assert (row.position, row.latents.shape[1:]) == (0, (row.size[1] // 8, row.size[0] // 8))
+    assert ours.lane(replace(JOB, width=512, height=512))[0] == ours.lane(JOB)[0]
+    assert ours.lane(replace(JOB, width=96))[0] != ours.lane(JOB)[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"), [((64, 64), (64, 64)), ((512, 512), (64, 64)), ((700, 500), (80, 56))]
+)
+def test_the_answer_has_the_size_asked_whatever_was_drawn(
+    pipeline: Any, size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    ours = pipeline()
+    job = Job("the sea", 1, *size, steps=1, image=tiny.picture(1, 300, 200), strength=0.5)
+    rows = tiny.drawn(ours, [job])
+    (pixels,) = ours.decode(rows)
+    assert ours.drawn(rows[0]) == drawn
+    assert pixels.shape == (drawn[1], drawn[0], 3)
+    assert tiny.opened(ours.encode(rows[0], pixels, job)[0]).size == size
+
+
+def test_mask_only_returns_the_rest_of_the_input_unchanged(pipeline: Any) -> None:
+    ours = pipeline()
+    picture = tiny.picture(3, 160, 120)
+    mask = tiny.stencil((0, 0, 80, 120), 160, 120)
+    job = Job("the sea", 1, 160, 120, image=picture, mask=mask, mask_only=True, format="png")
+    rows = tiny.drawn(ours, [job])
+    answer = np.asarray(tiny.opened(ours.encode(rows[0], ours.decode(rows)[0], job)[0]))
+    original = np.asarray(tiny.opened(picture))
+    assert (answer[:, 80:] == original[:, 80:]).all()
+    assert (answer[:, :70] != original[:, :70]).any(-1).mean() > 0.9
+
+
+def test_what_was_read_and_encoded_once_is_not_again(fresh: Lcm) -> None:
+    def counters() -> dict[str, float]:
+        return fresh.stats()
+
+    job = replace(JOB, image=PICTURE, strength=0.6)
+    tiny.drawn(fresh, [job])
+    before = counters()
+    rows = tiny.drawn(fresh, [replace(job, seed=2, strength=0.8)])
+    after = counters()
+    for name in ("text", "pictures", "posteriors"):
+        assert after[f"cache_{name}_hits"] == before[f"cache_{name}_hits"] + 1
+        assert after[f"cache_{name}_misses"] == before[f"cache_{name}_misses"]
+        assert after[f"cache_{name}_bytes"] > 0
+    assert rows[0].timings["vae_encode"] < 0.01
+
+    tiny.drawn(fresh, [replace(job, mask=MASK)])  # the mask is new, the picture under it is not
+    masked = counters()
+    assert masked["cache_pictures_misses"] == after["cache_pictures_misses"] + 1
+    assert masked["cache_posteriors_misses"] == after["cache_posteriors_misses"]
+
+
+def test_a_cached_picture_draws_what_a_fresh_one_draws(fresh: Lcm, pipeline: Any) -> None:
+    jobs = [
+        replace(JOB, image=PICTURE, mask=mask, width=size) for mask in (None, MASK) for size in (64, 96, 64)
+    ]
+    for job in jobs:
+        (ours,), (other,) = tiny.drawn(fresh, [job]), tiny.drawn(pipeline(max_batch=2), [job])
+        assert (ours.latents == other.latents).all()
+
+
+def test_without_a_budget_nothing_is_kept_and_everything_works(folder: Any) -> None:
+    made = Lcm(str(folder()), device="cpu", max_batch=2, cache_bytes=0)
+    made.load(lambda *_: None)
+    tiny.drawn(made, [replace(JOB, image=PICTURE)] * 2)
+    assert {value for name, value in made.stats().items() if "hits" in name or "bytes" in name} == {0}
+
+
+def test_every_row_tells_where_its_time_went(fresh: Lcm) -> None:
+    rows = tiny.drawn(fresh, [replace(JOB, prompt="never seen", image=PICTURE, count=2)])
+    fresh.decode(rows)
+    for row in rows:
+        assert set(row.timings) == {"text", "vae_encode", "vae"}
+        assert all(seconds > 0 for seconds in row.timings.values())
+
+
+def test_loading_tells_its_stages_in_order(folder: Any) -> None:
+    told: list[tuple[str, float, float]] = []
+    made = Lcm(str(folder()), device="cpu", max_batch=2)
+    made.load(lambda stage, done, total, text: told.append((stage, done, total)))
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["import", "load", "warm"]
+    assert all(0 <= done <= total for _, done, total in told)
+    assert told[-1] == ("warm", 2, 2)
+    assert made.models[0].name not in ("", str(folder()))
+    assert "/" not in made.models[0].name

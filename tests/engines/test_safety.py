@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engines.lcm import Lcm
+from engines.messages import Job
+from tests.engines import tiny
+
+
+@pytest.fixture
+def guarded(folder: Any) -> Lcm:
+    """A pipeline whose checker knows one concept: the picture of seed 1."""
+    ours = Lcm(str(folder(safety=True)), device="cpu", max_batch=2)
+    ours.load(lambda *_: None)
+    assert ours.safety is not None
+    checker = ours.safety.checker
+    (row,) = tiny.drawn(ours, [Job("the sea", 1, 64, 64, steps=1, safety=False)])
+    (picture,) = ours.decode([row])
+    seen = ours.safety.processor([picture], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        concept = checker.visual_projection(checker.vision_model(seen)[1])[0]
+        checker.concept_embeds[0] = concept
+        checker.concept_embeds_weights[0] = 0.999  # the checker rounds to three places
+    return ours
+
+
+def test_a_flagged_picture_is_black_and_says_so_and_its_neighbour_is_untouched(guarded: Lcm) -> None:
+    flagged, fine = Job("the sea", 1, 64, 64, steps=1), Job("a red circle", 5, 64, 64, steps=1)
+    rows = tiny.drawn(guarded, [flagged, fine])
+    black, picture = guarded.decode(rows)
+    assert not black.any()
+    assert picture.any()
+    assert [
+        guarded.encode(row, image, row.job)[1] for row, image in zip(rows, (black, picture), strict=True)
+    ] == [
+        True,
+        False,
+    ]
+    assert [row.checked for row in rows] == [True, True]
+    assert rows[0].timings["safety"] > 0
+
+
+def test_a_flagged_filling_shows_nothing_of_the_picture_around_it(guarded: Lcm) -> None:
+    job = Job("the sea", 1, 64, 64, mask_only=True, format="png")
+    job = replace(job, image=tiny.picture(1), mask=tiny.stencil((0, 0, 32, 32)))
+    (row,) = tiny.drawn(guarded, [job])
+    row.unsafe = True
+    data, unsafe = guarded.encode(row, np.zeros((64, 64, 3), np.uint8), job)
+    assert unsafe
+    assert not np.asarray(tiny.opened(data)).any()
+
+
+def test_a_job_may_do_without_the_check(guarded: Lcm) -> None:
+    rows = tiny.drawn(guarded, [Job("the sea", 1, 64, 64, steps=1, safety=False)])
+    (picture,) = guarded.decode(rows)
+    assert picture.any()
+    assert (rows[0].checked, guarded.encode(rows[0], picture, rows[0].job)[1]) == (False, False)
+
+
+def test_a_model_tells_whether_it_has_a_checker(guarded: Lcm, pipeline: Any) -> None:
+    assert guarded.models[0].safety
+    without = pipeline()
+    assert not without.models[0].safety
+    rows = tiny.drawn(without, [replace(Job("", 0, 64, 64), safety=True)])
+    without.decode(rows)
+    assert not rows[0].checked
