@@ -21,10 +21,20 @@ from realtime.images import Media
 ECHO_CHARS = 200  # of a refused value in its error entry: enough to recognise it, never a picture
 
 
+def title(name: str) -> str:
+    """A field's label in a form: "image_url" becomes "Image url"."""
+    return name.replace("_", " ").capitalize()
+
+
 class Request(BaseModel):
     """A documented input. Unknown keys are tolerated, as fal does; NaN and infinities are not."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore",
+        allow_inf_nan=False,
+        protected_namespaces=(),  # fal names fields `model` and `model_name`
+        field_title_generator=lambda name, _: title(name),
+    )
 
     # Demo apps for serverless-client 0.7-0.9 send it (an empty Uint8Array) to get binary frames.
     force_msgpack: SkipJsonSchema[Any] = Field(default=None, validation_alias="_force_msgpack")
@@ -75,7 +85,8 @@ class Request(BaseModel):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         # Web controls read the schema: an optional integer is an integer box, empty, not "null".
         schema = handler(core)
-        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+        for name, field in handler.resolve_ref_schema(schema).get("properties", {}).items():
+            field.setdefault("title", title(name))
             if field.get("default", ...) is None:
                 del field["default"]
             if {"type": "null"} in field.get("anyOf", ()):

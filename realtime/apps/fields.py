@@ -41,11 +41,17 @@ Seed = Annotated[
 ]
 Guidance = Annotated[
     float,
-    Field(ge=0, le=20, description="How closely to follow the prompt (classifier-free guidance scale)."),
+    Field(
+        title="Guidance",
+        ge=0,
+        le=20,
+        description="How closely to follow the prompt (classifier-free guidance scale).",
+    ),
 ]
 Steps = Annotated[
     int,
     Field(
+        title="Steps",
         ge=1,
         le=MAX_STEPS,
         description="Denoising steps. More look better and take longer.",
@@ -61,7 +67,12 @@ Strength = Annotated[
 ]
 Count = Annotated[
     int,
-    Field(ge=1, le=MAX_IMAGES, description="How many pictures to draw, with seeds seed, seed+1, ..."),
+    Field(
+        title="Pictures",
+        ge=1,
+        le=MAX_IMAGES,
+        description="How many pictures to draw, with seeds seed, seed+1, ...",
+    ),
 ]
 RequestId = Annotated[
     str,
