@@ -30,8 +30,8 @@ from typing import Any
 from engines.cost import Cost
 from engines.link import Decoder, LinkError, pack
 from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
-from engines.pipeline import Fault, Pipeline, Row
 from engines.outlook import vae
+from engines.pipeline import Fault, Pipeline, Row
 from engines.schedule import Call, Request, Schedule
 
 MAX_HELD = 4096  # requests in this process; more are refused

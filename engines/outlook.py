@@ -22,20 +22,28 @@ class Outlook:
     def __init__(self, now: float, rows: Sequence[Row], cost: Cost, buckets: Sequence[int]) -> None:
         self.now, self.rows, self.cost, self.buckets = now, rows, cost, buckets
         self._ends = self._finish(rows)
+        self._taken: dict[str, int] = {}
+        for row in rows:
+            self._taken[row.lane] = self._taken.get(row.lane, 0) + row.slots
         self._ends_with: dict[tuple[str, int, int], float | None] = {}
 
-    def welcome(self, newcomer: Row) -> bool:
-        """With the newcomer in, is everyone in time who is without it, and the newcomer too?"""
-        kind = (newcomer.lane, newcomer.left, newcomer.slots)  # all of one kind have one answer
+    def fits(self, lane: str, slots: int) -> bool:
+        """Is there a place in the lane's call?"""
+        taken = self._taken.get(lane, 0)
+        return taken == 0 or taken + slots <= self.buckets[-1]
+
+    def welcome(self, lane: str, steps: int, slots: int, deadline: float) -> bool:
+        """With such a newcomer in, is everyone in time who is without it, and the newcomer too?"""
+        kind = (lane, steps, slots)  # all of one kind have one end
         if kind not in self._ends_with:
-            *ends, own = self._finish([*self.rows, newcomer])
+            *ends, own = self._finish([*self.rows, Row(lane, steps, slots, deadline)])
             harmless = all(
                 end <= row.deadline or alone > row.deadline
                 for row, alone, end in zip(self.rows, self._ends, ends, strict=True)
             )
             self._ends_with[kind] = own if harmless else None
         end = self._ends_with[kind]
-        return end is not None and end <= newcomer.deadline
+        return end is not None and end <= deadline
 
     def _finish(self, rows: Sequence[Row]) -> list[float]:
         """The end of each row. Lanes share the time evenly: each has one call in `len(lanes)`."""

@@ -31,6 +31,7 @@ from engines.outlook import Outlook, Row, bucket, vae
 MAX_STEPS = 12
 PATIENCE = 32  # boundaries, and as many again for every 8 sessions: so long do turns take under overload
 LANE_PATIENCE = 8  # boundaries
+_OVERDUE = -1.0  # a turn before all turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Call:
     bucket: int  # places the call has
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # identity: several may look alike
 class _Held:
     request: Request
     ready: bool
@@ -96,7 +97,8 @@ class Schedule:
         self._unprepared: set[str] = set()
         self._paid = Accounts()  # sessions
         self._lanes_paid = Accounts()
-        self._quantum = 0.0
+        self._quantum = 1e-3  # seconds of service that make a turn: what one image costs on average
+        self._alone_s: dict[tuple[str, int, int], float] = {}
         self._boundary = 0
 
     # ---- what comes and goes ----
@@ -152,10 +154,10 @@ class Schedule:
     def admit(self, now: float) -> Admission:
         """Who joins at this boundary."""
         self._boundary += 1
+        self._paid.level(self._sessions)
         begin: list[int] = []
         superseded: list[int] = []
-        queue: list[tuple[tuple[float, ...], _Held]] = []
-        self._paid.level(self._sessions)
+        queue: list[tuple[tuple[float, ...], _Session, _Held]] = []
         for session in self._sessions.values():
             superseded += self._give_way(session, now)
             held = session.next()
@@ -164,29 +166,28 @@ class Schedule:
                 continue
             if session.since is None:
                 session.since = self._boundary
-            queue.append((self._order(session, held), held))
+            queue.append((self._order(session, held.request), session, held))
         heapq.heapify(queue)
-        reserved: set[str] = set()
-        passed: list[_Held] = []
         outlook = self._outlook(now)
+        reserved: set[str] = set()
+        passed: list[tuple[_Session, _Held]] = []
         while queue:
-            _, held = heapq.heappop(queue)
-            session, lane = self._sessions[held.request.session], held.request.lane
-            overdue = self._overdue(session)
-            if lane in reserved:
+            (turn, *_, deadline, _), session, held = heapq.heappop(queue)
+            request, overdue = held.request, turn == _OVERDUE
+            if request.lane in reserved:
                 continue
-            if not self._fits(held):
+            if not outlook.fits(request.lane, request.slots):
                 if overdue:  # the place that frees next is theirs
-                    reserved.add(lane)
-            elif overdue or outlook.welcome(self._newcomer(held.request)):
+                    reserved.add(request.lane)
+            elif overdue or outlook.welcome(request.lane, request.steps, request.slots, deadline):
                 begin += self._join(session, held)
                 outlook = self._outlook(now)
                 if session.next() is held:
-                    heapq.heappush(queue, (self._order(session, held), held))
+                    heapq.heappush(queue, (self._order(session, request), session, held))
             else:
-                passed.append(held)
+                passed.append((session, held))
         if not self._lanes and passed:
-            begin += self._join(self._sessions[passed[0].request.session], passed[0])
+            begin += self._join(*passed[0])
         return Admission(begin, superseded)
 
     def call(self) -> Call | None:
@@ -201,12 +202,13 @@ class Schedule:
             lane = min(lanes, key=lambda name: (self._lanes_paid.ahead(name), turn[name]))
         self._lane_turn = {name: turn[name] for name in lanes}
         rows = [(ticket, image) for ticket, held in self._lanes[lane].items() for image in held.left]
-        slots = self._taken(lane)
+        slots = sum(held.request.slots * len(held.left) for held in self._lanes[lane].values())
         return Call(lane, rows, slots, bucket(slots, self.buckets))
 
     def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
         """The call is done and took `seconds`. Returns the rows it finished."""
         self.cost.observe(call.lane, call.bucket, seconds)
+        self._alone_s.clear()
         drawing = self._lanes[call.lane]
         weight = sum(held.request.weight for held in drawing.values())
         self._lanes_paid.charge(call.lane, seconds, weight)
@@ -273,35 +275,27 @@ class Schedule:
             dropped.append(self._give_up(session, head))
         return dropped
 
-    def _order(self, session: _Session, held: _Held) -> tuple[float, ...]:
-        request = held.request
-        if self._overdue(session):
-            return (0, session.since or 0, request.ticket, 0)
-        turn = self._paid.ahead(request.session) // self._quantum if self._quantum else 0
-        return (1, turn, self._deadline(request), request.ticket)
-
-    def _overdue(self, session: _Session) -> bool:
-        return session.since is not None and self._boundary - session.since >= self.patience
-
-    def _fits(self, held: _Held) -> bool:
-        taken = self._taken(held.request.lane)
-        return taken == 0 or taken + held.request.slots <= self.max_batch
+    def _order(self, session: _Session, request: Request) -> tuple[float, ...]:
+        """Overdue sessions, longest waiting first; then by turn, and by deadline within a turn."""
+        deadline = self._deadline(request)
+        since = self._boundary if session.since is None else session.since
+        if self._boundary - since >= self.patience:
+            return (_OVERDUE, since, deadline, request.ticket)
+        return (self._paid.ahead(request.session) // self._quantum, 0, deadline, request.ticket)
 
     def _alone(self, request: Request) -> float:
         """Seconds one image takes on an idle engine, with a margin for what varies."""
-        call = self.cost.predict(request.lane, bucket(request.slots, self.buckets))
-        decode = self.cost.predict(vae(request.lane), 1)
-        return request.steps * call * (1.0 + self.cost.spread(request.lane)) + decode
+        kind = (request.lane, request.steps, request.slots)
+        if kind not in self._alone_s:
+            call = self.cost.predict(request.lane, bucket(request.slots, self.buckets))
+            decode = self.cost.predict(vae(request.lane), 1)
+            margin = 1.0 + self.cost.spread(request.lane)
+            self._alone_s[kind] = request.steps * call * margin + decode
+        return self._alone_s[kind]
 
     def _deadline(self, request: Request) -> float:
         """A deadline nothing could ever meet orders nothing and binds nobody."""
         return request.deadline if request.received + self._alone(request) <= request.deadline else math.inf
-
-    def _taken(self, lane: str) -> int:
-        return sum(len(held.left) * held.request.slots for held in self._lanes.get(lane, {}).values())
-
-    def _newcomer(self, request: Request) -> Row:
-        return Row(request.lane, request.steps, request.slots, self._deadline(request))
 
     def _outlook(self, now: float) -> Outlook:
         rows = [
@@ -327,7 +321,7 @@ class Schedule:
         self._lanes.setdefault(request.lane, {})[request.ticket] = held
         call = self.cost.predict(request.lane, self.max_batch)
         price = request.steps * request.slots * call / self.max_batch or 1e-3
-        self._quantum += 0.1 * (price - self._quantum) if self._quantum else price
+        self._quantum += 0.1 * (price - self._quantum)
         self._paid.charge(request.session, price, request.weight)
         return [request.ticket] if first else []
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engines.cost import Cost
-from engines.outlook import Outlook, Row, vae
+from engines.outlook import Outlook, vae
 from engines.schedule import Request, Schedule
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -139,9 +139,9 @@ class Greedy(Schedule):
     """What most servers do: newest wins, then whoever came first joins while there is a place."""
 
     def _outlook(self, now: float) -> Outlook:
-        return _Rosy(now, [], self.cost, self.buckets)
+        return _Rosy(now, super()._outlook(now).rows, self.cost, self.buckets)
 
 
 class _Rosy(Outlook):
-    def welcome(self, newcomer: Row) -> bool:
+    def welcome(self, lane: str, steps: int, slots: int, deadline: float) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engines.cost import Cost
-from engines.outlook import vae
 from engines.schedule import LANE_PATIENCE, MAX_STEPS, Call, Request, Schedule
 from engines.simulate import Device, Greedy, Load, simulate
 
@@ -248,7 +248,7 @@ def test_lanes_never_mix_and_none_starves():
     lanes = [call.lane for call in calls if call]
     assert lanes.count("b") == 4
     gaps = [at for at, lane in enumerate(lanes) if lane == "b"]
-    assert all(b - a <= LANE_PATIENCE + 2 for a, b in zip(gaps, gaps[1:], strict=False))
+    assert all(b - a <= LANE_PATIENCE + 2 for a, b in itertools.pairwise(gaps))
 
 
 def test_cancel_frees_places_at_the_next_boundary():
