@@ -1,0 +1,332 @@
+"""fal's own clients behind one remote control: the tests say what to do, a process with the client does it.
+
+Events, as driver.py and control.js report them (all JSON; bytes as {"$bytes": base64}):
+    result {live, result} · error {live, kind, message, status, body}      what the client's user sees
+    open {url} · out {text, bytes} · in {text} · closed {code, reason}     what its WebSocket sees
+    token {status, body}                                                   a request to /tokens/ was answered
+    crash {message}                                                        an exception nobody caught
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pytest
+from PIL import Image
+
+from engines.fake import colour_of
+
+HERE = Path(__file__).parent
+KEY = "kid:ksecret"  # the API key the servers of these tests know
+LEGACY = "110602490-lcm-sd15-i2i"
+PATIENCE_S = 10.0  # for one event: two cores run servers, clients and a browser at once
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published client. What it can do was read in its source."""
+
+    name: str  # alias in package.json, or "sync" / "async" for fal-client
+    app: str = "fal-ai/lcm"  # an id it can reach; before 0.8 an id is the first label of a host name
+    text: bool = False  # frames of plain objects are JSON text; msgpack since 0.10
+    adds_request_id: bool = False
+    runtime: str = "node"  # node | chromium | python
+
+    def __str__(self) -> str:
+        return f"{self.name} in Chromium" if self.runtime == "chromium" else self.name
+
+
+V0_6 = Version("serverless-0.6.1", app=LEGACY, text=True, adds_request_id=True)
+V0_7 = Version("serverless-0.7.4", app=LEGACY, text=True, adds_request_id=True)
+V0_8 = Version("serverless-0.8.5", text=True, adds_request_id=True)
+V0_9 = Version("serverless-0.9.3", text=True, adds_request_id=True)
+V0_15 = Version("serverless-0.15.0", adds_request_id=True)
+V1_0 = Version("client-1.0.2")
+V1_8 = Version("client-1.8.1")
+V1_10 = Version("client-1.10.1")
+BROWSER = Version("client-1.10.1", runtime="chromium")
+SYNC = Version("sync", runtime="python")
+ASYNC = Version("async", runtime="python")
+JAVASCRIPT = [V0_6, V0_7, V0_8, V0_9, V0_15, V1_0, V1_8, V1_10, BROWSER]
+PYTHON = [SYNC, ASYNC]
+WAYS = ["names", "override"]  # conftest.way_to
+
+
+def every(
+    versions: Iterable[Version], but: Mapping[Version, str] | None = None, ways: Iterable[str] = WAYS
+) -> Any:
+    """Runs a test with the fixture `client` of each version over each way. `but` says why not with some."""
+    marks = {
+        "node": [pytest.mark.node],
+        "chromium": [pytest.mark.node, pytest.mark.browser],
+        "python": [],
+    }
+    return pytest.mark.parametrize(
+        "client",
+        [
+            pytest.param((version, way), id=f"{version} by {way}", marks=marks[version.runtime])
+            for version in versions
+            for way in ways
+            if version not in (but or {})
+        ],
+        indirect=True,
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a client finds the server under test where it looks for fal's."""
+
+    name: str
+    origin: str = ""  # plain HTTP, for web/fal-here.js; empty when names are mapped
+    names_port: int = 0  # fal's host names lead to this port, over TLS
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Driver(Protocol):
+    """Where a client lives."""
+
+    said: list[str]  # what it printed besides events
+
+    def send(self, command: Event) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Process:
+    """A Node or Python process of its own."""
+
+    def __init__(self, version: Version, way: Way, key: str, report: Callable[[Event], None]) -> None:
+        command = [sys.executable, str(HERE / "driver.py"), version.name]
+        if version.runtime == "node":
+            flags = ["--experimental-websocket", "--require", str(HERE / "names.cjs")]
+            command = ["node", *flags, str(HERE / "driver.cjs"), version.name, *filter(None, [way.origin])]
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("FAL_", "NODE_"))}
+        env |= {"FAL_KEY": key, "FAL_NAMES_PORT": str(way.names_port), "FAL_HERE": way.origin, **way.env}
+        pipe = subprocess.PIPE
+        self.child = subprocess.Popen(
+            command, env=env, cwd=HERE, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+        self.said: list[str] = []  # stderr: what to show when something is amiss
+        takers = {
+            self.child.stdout: lambda line: report(json.loads(line)),
+            self.child.stderr: self.said.append,
+        }
+        self.threads = [threading.Thread(target=self.read, args=pair) for pair in takers.items()]
+        for thread in self.threads:
+            thread.start()
+
+    @staticmethod
+    def read(stream: IO[str] | None, take: Callable[[str], object]) -> None:
+        assert stream is not None
+        with stream:
+            for line in stream:
+                take(line)
+
+    def send(self, command: Event) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.write(json.dumps(command) + "\n")
+        self.child.stdin.flush()
+
+    def stop(self) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.close()
+        try:
+            self.child.wait(5)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+        for thread in self.threads:
+            thread.join()
+
+
+class Client:
+    """One client, its events in the order they happened."""
+
+    def __init__(
+        self, version: Version, live_in: Callable[[Callable[[Event], None]], Driver], key: str = KEY
+    ) -> None:
+        self.version = version
+        self.events: list[Event] = []
+        self.taken: set[int] = set()  # indexes of events somebody waited for
+        self.news = threading.Condition()
+        self.connected = 0
+        self.driver = live_in(self.report)
+        self.wait("started")
+        if version.runtime != "python":
+            self.do("config", options={"credentials": key})
+
+    def report(self, event: Event) -> None:
+        with self.news:
+            self.events.append(from_json(event))
+            self.news.notify_all()
+
+    def do(self, command: str, **rest: Any) -> None:
+        self.driver.send({"do": command, **to_json(rest)})
+
+    def connect(self, app: str | None = None, **options: Any) -> Live:
+        """Options are those of `fal.realtime.connect`; no throttle unless the test asks for it."""
+        self.connected += 1
+        live = Live(self, f"live{self.connected}")
+        self.do(
+            "connect", live=live.name, app=app or self.version.app, options={"throttleInterval": 0, **options}
+        )
+        return live
+
+    def wait(self, *kinds: str, seconds: float = PATIENCE_S, **match: Any) -> Event:
+        """The first event of these kinds nobody waited for yet."""
+        end = time.monotonic() + seconds
+        with self.news:
+            while True:
+                for i, event in enumerate(self.events):
+                    assert event["event"] != "crash", event["message"]
+                    fits = event["event"] in kinds and all(event.get(k) == v for k, v in match.items())
+                    if fits and i not in self.taken:
+                        self.taken.add(i)
+                        return event
+                left = end - time.monotonic()
+                assert left > 0, f"no {' or '.join(kinds)} in {seconds} s; {self.story()}"
+                self.news.wait(left)
+
+    def seen(self, kind: str, **match: Any) -> list[Event]:
+        """All events of a kind until now, waited for or not."""
+        with self.news:
+            return [
+                e for e in self.events if e["event"] == kind and all(e.get(k) == v for k, v in match.items())
+            ]
+
+    def settle(self) -> None:
+        """Returns when the client has reported everything that has reached it."""
+        self.do("ping")
+        self.wait("pong")
+
+    def story(self) -> str:
+        shown = [{k: str(v)[:200] for k, v in event.items()} for event in self.events[-20:]]
+        return f"events: {shown}, stderr: {self.driver.said[-5:]}"
+
+    def stop(self) -> None:
+        self.driver.stop()
+        for crash in self.seen("crash"):
+            raise AssertionError(crash["message"])
+
+
+class Live:
+    """One `fal.realtime.connect(...)` of a client."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client, self.name = client, name
+
+    def send(self, **fields: Any) -> None:
+        self.client.do("send", live=self.name, input=fields)
+
+    def send_raw(self, payload: Any) -> None:
+        """Something that is no object."""
+        self.client.do("send", live=self.name, input=payload)
+
+    def burst(self, inputs: Iterable[Any], every_ms: float = 0) -> None:
+        self.client.do("burst", live=self.name, inputs=list(inputs), every_ms=every_ms)
+
+    def result(self, seconds: float = PATIENCE_S) -> dict[str, Any]:
+        event = self.client.wait("result", "error", live=self.name, seconds=seconds)
+        assert event["event"] == "result", f"an error came instead: {event}"
+        result = event["result"]
+        assert isinstance(result, dict), result
+        return result
+
+    def error(self) -> Event:
+        """{kind, message, status, body} as the client's onError (JS) or exception (Python) has it."""
+        event = self.client.wait("result", "error", live=self.name)
+        assert event["event"] == "error", f"a result came instead: {str(event)[:400]}"
+        return event
+
+    def errors(self) -> list[Event]:
+        self.client.settle()
+        return self.client.seen("error", live=self.name)
+
+    def results(self) -> list[dict[str, Any]]:
+        return [event["result"] for event in self.client.seen("result", live=self.name)]
+
+    def close(self) -> None:
+        self.client.do("close", live=self.name)
+
+
+def to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$bytes" in value:
+        return base64.b64decode(value["$bytes"])
+    return {key: from_json(item) for key, item in value.items()}
+
+
+def picture(result: Mapping[str, Any], index: int = 0) -> Image.Image:
+    """The picture of a result as an app would show it: from `content`, else from the data URI in `url`."""
+    image = result["images"][index]
+    if "content" in image:
+        data = image["content"]
+    else:
+        head, _, body = image["url"].partition(",")
+        assert head == f"data:{image['content_type']};base64"
+        data = base64.b64decode(body, validate=True)
+    opened = Image.open(io.BytesIO(data))
+    assert opened.size == (image["width"], image["height"])
+    assert opened.get_format_mimetype() == image["content_type"]
+    return opened.convert("RGB")
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def png(width: int = 64, height: int = 64, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+    return encoded(Image.new("RGB", (width, height), colour))
+
+
+def data_uri(data: bytes, content_type: str = "image/png") -> str:
+    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+INPUT = data_uri(png())
+
+
+def frame(version: Version, prompt: str = "a red circle", seed: int = 1, **more: Any) -> dict[str, Any]:
+    """A complete request for the app this version can reach; lcm-sd15-i2i needs a picture."""
+    needed = {"image_url": INPUT} if version.app == LEGACY else {}
+    return {"prompt": prompt, "seed": seed, **needed, **more}
+
+
+def shows(result: dict[str, Any], prompt: str, seed: int) -> bool:
+    """Is it the fake engine's picture of that prompt and seed, and of nothing else?"""
+    wanted = colour_of(prompt, seed)
+    extremes = picture(result).getextrema()
+    return all(abs(value - want) <= 4 for pair, want in zip(extremes, wanted, strict=True) for value in pair)
+
+
+def draw(live: Live, prompt: str = "a red circle", seed: int = 1, **more: Any) -> dict[str, Any]:
+    live.send(**frame(live.client.version, prompt, seed, **more))
+    return live.result()

@@ -1,0 +1,114 @@
+// The remote control of one fal client, the same in Node and in a page: takes commands, reports events.
+// The client itself is unmodified; `fetch` and `WebSocket` are only watched, to see what crossed the wire.
+"use strict";
+
+/** Values JSON cannot carry, both ways: bytes and `undefined`. */
+function fromJson(value) {
+  if (Array.isArray(value)) return value.map(fromJson);
+  if (value === null || typeof value !== "object") return value;
+  if ("$bytes" in value) return Uint8Array.from(atob(value.$bytes), (c) => c.charCodeAt(0));
+  if ("$undefined" in value) return undefined;
+  if ("$blob" in value) return new Blob([value.$blob]);
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fromJson(item)]));
+}
+
+function toJson(value) {
+  if (value instanceof Uint8Array) {
+    let text = "";
+    for (const byte of value) text += String.fromCharCode(byte);
+    return { $bytes: btoa(text) };
+  }
+  if (typeof value === "bigint") return value.toString();
+  if (Array.isArray(value)) return value.map(toJson);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, toJson(item)]));
+}
+
+/** Reports the life of every socket: open (with its URL), out (the exact bytes), in (its kind), closed. */
+function watchSockets(emit, open) {
+  const Native = globalThis.WebSocket;
+  let count = 0;
+  globalThis.WebSocket = class extends Native {
+    constructor(url, protocols) {
+      super(url, protocols);
+      const socket = ++count;
+      open.add(this);
+      this.say = (event, more) => emit({ event, socket, ...more });
+      this.addEventListener("open", () => this.say("open", { url: String(url) }));
+      this.addEventListener("message", ({ data }) => this.say("in", { text: typeof data === "string" }));
+      this.addEventListener("close", ({ code, reason }) => {
+        open.delete(this);
+        this.say("closed", { code, reason });
+      });
+    }
+    send(data) {
+      const text = typeof data === "string";
+      const bytes = text ? new TextEncoder().encode(data) : new Uint8Array(data);
+      this.say("out", { text, bytes: toJson(bytes) });
+      super.send(data);
+    }
+  };
+}
+
+/** Reports each token request; answers it itself where the test hands out a token of its own. */
+function watchTokens(emit, forged) {
+  const native = globalThis.fetch;
+  globalThis.fetch = async (input, init) => {
+    const url = String(input.url ?? input);
+    if (!new URL(url, "http://localhost").pathname.endsWith("/tokens/")) return native(input, init);
+    if (forged.token !== null) return Response.json(forged.token);
+    const response = await native(input, init);
+    emit({ event: "token", status: response.status, body: init.body });
+    return response;
+  };
+}
+
+/**
+ * @param load () => the client module; called once the globals are watched
+ * @param emit (event) => void; events are plain JSON
+ * @returns (command) => void
+ */
+function control(load, emit) {
+  const open = new Set();
+  const forged = { token: null };
+  const lives = new Map();
+  watchSockets(emit, open);
+  watchTokens(emit, forged);
+  const library = load();
+  const fal = library.fal ?? library;
+
+  const failure = (error) => ({
+    kind: error.constructor.name,
+    message: error.message,
+    status: error.status ?? null,
+    body: toJson(error.body ?? null),
+  });
+  const commands = {
+    config: ({ options }) => fal.config(options),
+    connect({ live, app, options }) {
+      const { token, text, ...rest } = options;
+      if (token !== undefined) rest.tokenProvider = async () => token; // 1.9 and later
+      if (text) rest.encodeMessage = (input) => JSON.stringify(input); // 1.8.5 and later
+      lives.set(
+        live,
+        fal.realtime.connect(app, {
+          onResult: (result) => emit({ event: "result", live, result: toJson(result) }),
+          onError: (error) => emit({ event: "error", live, ...failure(error) }),
+          ...rest,
+        }),
+      );
+    },
+    send: ({ live, input }) => lives.get(live).send(fromJson(input)),
+    burst({ live, inputs, every_ms }) {
+      if (!every_ms) return inputs.forEach((input) => lives.get(live).send(fromJson(input)));
+      inputs.forEach((input, i) => setTimeout(() => lives.get(live).send(fromJson(input)), i * every_ms));
+    },
+    close: ({ live }) => lives.get(live).close(),
+    cut: () => open.forEach((socket) => socket.close(1000)),
+    forge: ({ token }) => (forged.token = token),
+    ping: () => setTimeout(() => emit({ event: "pong" })), // after whatever this turn of the loop reports
+  };
+  return ({ do: name, ...rest }) => commands[name](rest);
+}
+
+if (typeof module === "object") module.exports = { control };

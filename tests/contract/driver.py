@@ -1,0 +1,178 @@
+"""python driver.py sync|async: fal-client driven by JSON lines, commands on stdin, events on stdout.
+
+How it finds the server is in the environment, read before fal-client is imported:
+FAL_NAMES_PORT  fal's host names resolve to this local port in this process (with SSL_CERT_FILE for the CA)
+FAL_HERE        a plain HTTP origin; fal-client's module constants are set to it
+FAL_RUN_HOST    fal-client's own variable (wss only, realtime only)
+The names are those of control.js; see there for the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import ipaddress
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+FAL = re.compile(r"(^|\.)fal\.(run|ai|media)$")
+names_port = int(os.environ.get("FAL_NAMES_PORT", "0"))
+
+
+def map_names() -> None:
+    """As a hosts file and port 443 would; nothing outside loopback can be reached from here."""
+    lookup, connect = socket.getaddrinfo, socket.socket.connect
+
+    def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        return lookup("127.0.0.1" if names_port and FAL.search(name or "") else host, *rest, **options)
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = address[:2]
+            if not ipaddress.ip_address(host).is_loopback:
+                raise OSError(f"a contract test tried to reach {host}")
+            # Not in getaddrinfo: anyio takes only the host from it and keeps the port of the URL.
+            address = (host, names_port if names_port and port == 443 else port, *address[2:])
+        connect(self, address)
+
+    socket.getaddrinfo = getaddrinfo
+    socket.socket.connect = connect_here  # type: ignore[method-assign]
+
+
+map_names()
+import fal_client  # noqa: E402
+import fal_client.client  # noqa: E402
+
+if here := os.environ.get("FAL_HERE"):
+    fal_client.client.REST_URL = f"{here}/__h/rest.fal.ai"
+    fal_client.client.REALTIME_URL_FORMAT = f"{here.replace('http', 'ws', 1)}/__h/fal.run/"
+
+
+def from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$bytes" in value:
+        return base64.b64decode(value["$bytes"])
+    return {key: from_json(item) for key, item in value.items()}
+
+
+def to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, list):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return value
+
+
+def emit(event: str, **more: Any) -> None:
+    print(json.dumps({"event": event, **more}), flush=True)
+
+
+def emit_error(live: str, error: Exception) -> None:
+    status = getattr(error, "status_code", None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
+    body = getattr(error, "payload", None)
+    emit("error", live=live, kind=type(error).__name__, message=str(error), status=status, body=to_json(body))
+
+
+def options_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What `realtime()` takes, from what control.js takes."""
+    taken = {"use_jwt": options.get("use_jwt", True)}
+    if "maxBuffering" in options:
+        taken["max_buffering"] = options["maxBuffering"]
+    if options.get("text"):
+        taken["encode_message"] = json.dumps
+    return taken
+
+
+async def wait_for(call: Callable[..., Any], *given: Any) -> Any:
+    """The synchronous client in a thread, the asynchronous one on the loop: otherwise they are alike."""
+    if inspect.iscoroutinefunction(call):
+        return await call(*given)
+    return await asyncio.to_thread(call, *given)
+
+
+class Driver:
+    """Reads each connection in the background, as a program that draws while it sends would."""
+
+    def __init__(self, client: fal_client.SyncClient | fal_client.AsyncClient) -> None:
+        self.client = client
+        self.contexts: dict[str, Any] = {}
+        self.connections: dict[str, Any] = {}
+        self.readers: set[asyncio.Task[None]] = set()
+
+    async def connect(self, live: str, app: str, options: dict[str, Any]) -> None:
+        context = self.client.realtime(app, **options_of(options))
+        enter = getattr(context, "__aenter__", None) or context.__enter__
+        try:
+            connection = await wait_for(enter)
+        except Exception as error:  # whatever the client raises is what its user sees
+            return emit_error(live, error)
+        self.contexts[live], self.connections[live] = context, connection
+        emit("open", live=live)
+        self.readers.add(asyncio.create_task(self.read(live, connection)))
+
+    async def read(self, live: str, connection: Any) -> None:
+        while True:
+            try:
+                result = await wait_for(connection.recv)
+            except fal_client.client.RealtimeError as error:
+                emit_error(live, error)
+                if error.error == "CONNECTION_CLOSED":
+                    break
+                continue
+            if result is None:
+                break
+            emit("result", live=live, result=to_json(result))
+        emit("closed", live=live, code=connection._ws.close_code, reason=connection._ws.close_reason)
+
+    async def send(self, live: str, input: Any) -> None:
+        await wait_for(self.connections[live].send, from_json(input))
+
+    async def burst(self, live: str, inputs: list[Any], every_ms: float) -> None:
+        for input in inputs:
+            await self.send(live, input)
+            await asyncio.sleep(every_ms / 1000)
+
+    async def close(self, live: str) -> None:
+        context = self.contexts.pop(live)
+        await wait_for(getattr(context, "__aexit__", None) or context.__exit__, None, None, None)
+
+    async def forge(self, token: str) -> None:
+        """Connections made from now on carry this token, as if `/tokens/` had answered it."""
+
+        async def forged(*_: Any, **__: Any) -> str:
+            return token
+
+        kind = type(self.client)
+        asynchronous = isinstance(self.client, fal_client.AsyncClient)
+        kind._get_realtime_token = forged if asynchronous else lambda *_, **__: token  # type: ignore[method-assign, assignment]
+
+    async def ping(self) -> None:
+        emit("pong")
+
+
+async def main(kind: str) -> None:
+    key = os.environ["FAL_KEY"]
+    driver = Driver(fal_client.SyncClient(key=key) if kind == "sync" else fal_client.AsyncClient(key=key))
+    emit("started")
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command = json.loads(line)
+        await getattr(driver, command.pop("do"))(**command)
+    os._exit(0)  # not through the threads that still wait in recv()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

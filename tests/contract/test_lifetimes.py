@@ -1,0 +1,150 @@
+"""What ends while clients go on: their tokens, and the server. One story for all versions at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.chromium import Tab
+from tests.contract.clients import (
+    BROWSER,
+    JAVASCRIPT,
+    PYTHON,
+    V0_6,
+    V0_7,
+    V0_8,
+    V0_9,
+    V1_10,
+    WAYS,
+    Client,
+    Live,
+    Process,
+    Version,
+    draw,
+    frame,
+)  # fmt: skip
+from tests.contract.conftest import browse, settings_for, way_to
+from tests.servers import Server, serve
+
+pytestmark = [
+    pytest.mark.net,
+    pytest.mark.proc,
+    pytest.mark.node,
+    pytest.mark.browser,
+    pytest.mark.timeout(90),
+]
+
+EVERYONE = [*JAVASCRIPT, *PYTHON]
+CANNOT_CLOSE = {V0_6, V0_7, V0_8, V0_9}
+ALWAYS_FETCHES = {V1_10, BROWSER, *PYTHON}  # a token for every connection; the others keep theirs
+TOKEN_S = 10  # the shortest a server may be set to
+
+Crowd = dict[Version, Live]
+
+
+@contextmanager
+def crowd(server: Server, way: str, authority: Path, pages: str) -> Iterator[Crowd]:
+    """Every client, with one connection each that has drawn once (seed 1)."""
+    there = way_to(server, way, authority)
+    with ExitStack() as stack:
+        browser = stack.enter_context(browse(server, authority))
+        lives = {}
+        for version in EVERYONE:
+            live_in: Any = partial(Process, version, there)
+            if version is BROWSER:
+                live_in = partial(Tab, browser, pages, there)
+            client = Client(version, live_in)
+            stack.callback(client.stop)
+            lives[version] = client.connect()
+        for live in lives.values():
+            live.send(**frame(live.client.version, seed=1))
+        for live in lives.values():
+            assert live.result()["seed"] == 1
+        yield lives
+
+
+def parting(live: Live) -> int:
+    """The close code the client saw."""
+    code = live.client.wait("closed")["code"]
+    assert isinstance(code, int)
+    return code
+
+
+# ---- the server restarts ----
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def restarted(
+    request: pytest.FixtureRequest, authority: Path, pages: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Crowd]:
+    """Connections of a server that was stopped and started again on its port, with its token secret."""
+    settings = settings_for(request.param, authority) | {"state_dir": tmp_path_factory.mktemp("state")}
+    with ExitStack() as stack:
+        with serve(**settings) as server:
+            lives = stack.enter_context(crowd(server, request.param, authority, pages))
+            server.terminate()
+        with serve(**settings, port=server.port):
+            yield lives
+
+
+@pytest.mark.parametrize("version", EVERYONE, ids=str)
+def test_a_client_goes_on_after_a_restart_of_the_server(restarted: Crowd, version: Version) -> None:
+    live = restarted[version]
+    assert parting(live) == 1012
+    shown = live.errors()
+    if version in PYTHON:
+        assert [error["message"].partition(":")[0] for error in shown] == ["CONNECTION_CLOSED"]
+        live = live.client.connect()  # it has no way to reopen a connection
+    else:
+        assert [error["status"] for error in shown] == [1012]
+    assert draw(live, seed=2)["seed"] == 2
+    fetched = len(live.client.seen("token"))
+    if version in JAVASCRIPT:  # a token from before the restart still opens
+        assert fetched == (2 if version in ALWAYS_FETCHES else 1)
+
+
+# ---- the token expires ----
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def expired(request: pytest.FixtureRequest, authority: Path, pages: str) -> Iterator[Crowd]:
+    """Open connections whose tokens have expired."""
+    with (
+        serve(**settings_for(request.param, authority), token_s=TOKEN_S) as server,
+        crowd(server, request.param, authority, pages) as lives,
+    ):
+        time.sleep(TOKEN_S + 1)  # the server's clock is a real one
+        yield lives
+
+
+@pytest.mark.parametrize("version", EVERYONE, ids=str)
+def test_a_socket_outlives_its_token_and_an_expired_one_is_replaced(expired: Crowd, version: Version) -> None:
+    live = expired[version]
+    client = live.client
+    assert draw(live, seed=2)["seed"] == 2
+    assert client.seen("closed") == []
+
+    if version in CANNOT_CLOSE:
+        client.do("cut")
+    else:
+        live.close()
+    assert parting(live) == 1000
+
+    if version in PYTHON:
+        live = client.connect()
+    if version not in ALWAYS_FETCHES:
+        live.send(**frame(version, seed=3))  # opens with the old token, is refused and lost
+        parting(live)
+    if version is V0_6:  # keeps the token for 108 s whatever happens
+        assert [result["seed"] for result in live.results()] == [1, 2]
+        return
+    assert draw(live, seed=4)["seed"] == 4
+    assert [result["seed"] for result in live.results()][-1] == 4
+    if version in JAVASCRIPT:
+        assert [event["status"] for event in client.seen("token")] == [200, 200]

@@ -1,0 +1,396 @@
+"""What every client of fal's realtime protocol relies on: each version, over each way to the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engines.fake import colour_of
+from tests.contract.clients import (
+    ASYNC,
+    BROWSER,
+    JAVASCRIPT,
+    KEY,
+    LEGACY,
+    PYTHON,
+    SYNC,
+    V0_6,
+    V0_7,
+    V0_8,
+    V0_9,
+    V1_10,
+    Client,
+    Live,
+    Version,
+    data_uri,
+    draw,
+    encoded,
+    every,
+    frame,
+    picture,
+    png,
+    shows,
+)  # fmt: skip
+from tests.contract.conftest import Start
+
+pytestmark = [pytest.mark.net, pytest.mark.proc]
+
+EVERYONE = [*JAVASCRIPT, *PYTHON]
+ONE = ["override"]  # enough where the way to the server cannot matter
+SLASHLESS = dict.fromkeys([V0_6, V0_7], "ids with a slash make an impossible host name")
+NO_CLOSE = {
+    V0_6: "close() does nothing on an open socket: its condition is inverted",
+    **dict.fromkeys([V0_7, V0_8, V0_9], "the state machine has no `close` transition before 0.10"),
+}
+
+
+@every(EVERYONE)
+def test_a_frame_is_answered_with_the_picture_of_its_prompt_and_seed(client: Client) -> None:
+    result = draw(client.connect(), seed=7)
+    assert result["seed"] == 7
+    assert shows(result, "a red circle", 7)
+    assert 0 < result["timings"]["inference"] < 10
+    assert bool(result["request_id"]) == client.version.adds_request_id
+
+
+@every(EVERYONE, ways=ONE)
+def test_the_callers_request_id_comes_back_as_it_was(client: Client) -> None:
+    assert draw(client.connect(), request_id="Zoë's №1 / ünïque")["request_id"] == "Zoë's №1 / ünïque"
+
+
+@every(JAVASCRIPT, ways=ONE)
+def test_the_reply_has_the_framing_of_the_request(client: Client) -> None:
+    live = client.connect()
+    draw(live)
+    assert client.wait("out")["text"] is client.version.text
+    assert client.wait("in")["text"] is client.version.text
+
+
+@every([V1_10, BROWSER, SYNC, ASYNC], ways=ONE)
+def test_text_from_a_custom_encoder_is_understood_and_answered_in_text(client: Client) -> None:
+    live = client.connect(text=True)
+    for seed in (1, 2):  # 1.10 encodes the first message twice: a JSON string within a JSON string
+        assert draw(live, seed=seed)["seed"] == seed
+    assert {event["text"] for event in client.seen("in")} <= {True}
+
+
+# ---- bursts ----
+
+
+@every(EVERYONE, but={V0_6: "has no maxBuffering"})
+def test_a_burst_within_the_clients_buffering_is_answered_whole_and_in_order(client: Client) -> None:
+    live = client.connect(maxBuffering=60)
+    draw(live, seed=0)
+    live.burst(frame(client.version, seed=seed) for seed in range(1, 21))
+    assert [live.result()["seed"] for _ in range(20)] == list(range(1, 21))
+
+
+@every(EVERYONE)
+def test_a_burst_too_fast_for_the_server_is_thinned_to_the_newest_in_order(client: Client) -> None:
+    live = client.connect()
+    draw(live, seed=0)
+    live.burst(frame(client.version, seed=seed) for seed in range(1, 31))
+    seeds = [live.result()["seed"]]
+    while seeds[-1] != 30:  # the newest is always answered
+        seeds.append(live.result()["seed"])
+    assert seeds == sorted(set(seeds))
+    assert live.errors() == []
+    assert len(live.results()) == 1 + len(seeds) < 31
+
+
+@every(JAVASCRIPT, ways=ONE)
+def test_sends_throttled_by_the_client_end_with_the_last_one(client: Client) -> None:
+    options = {"throttleInterval": 64 if client.version is V0_6 else 128}  # each one's own default
+    live = client.connect(**options)
+    live.burst((frame(client.version, seed=seed) for seed in range(40)), every_ms=10)
+    seeds = [live.result()["seed"]]
+    while seeds[-1] != 39:
+        seeds.append(live.result()["seed"])
+    assert 3 <= len(seeds) <= 20
+    assert seeds == sorted(set(seeds))
+    assert len(client.seen("out")) >= len(seeds)
+
+
+@every(EVERYONE, ways=ONE)
+def test_two_connections_of_one_client_get_their_own_answers(client: Client) -> None:
+    prompts = ["a red circle", "a blue square"]
+    lives = [client.connect() for _ in prompts]
+    for live, prompt in zip(lives, prompts, strict=True):
+        draw(live, prompt, seed=0)
+    for seed in range(1, 5):
+        for live, prompt in zip(lives, prompts, strict=True):
+            live.send(**frame(client.version, prompt, seed))
+    for live, prompt in zip(lives, prompts, strict=True):
+        seed = 0
+        while seed != 4:
+            result = live.result()
+            seed = result["seed"]
+            assert shows(result, prompt, seed)
+
+
+# ---- pictures in ----
+
+
+@every(EVERYONE, ways=ONE)
+def test_a_picture_as_data_uri_is_drawn_over_at_its_own_size(client: Client) -> None:
+    live = client.connect(LEGACY)  # an old id, which later clients turn into 110602490/lcm-sd15-i2i
+    result = draw(live, "a boat", 3, strength=0.5, image_url=data_uri(png(96, 64)), sync_mode=True)
+    assert shows(result, "a boat", 3)
+    assert picture(result).size == (96, 64)
+
+
+@every(EVERYONE, but=SLASHLESS, ways=ONE)
+def test_only_what_the_mask_marks_is_drawn(client: Client) -> None:
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    live = client.connect("fal-ai/lcm")
+    result = draw(
+        live,
+        "a boat",
+        3,
+        strength=0.5,
+        inpaint_mask_only=True,
+        image_url=data_uri(png(64, 64, (0, 250, 0))),
+        mask_url=data_uri(encoded(mask)),
+    )
+    drawn = picture(result)
+    for at, wanted in (((8, 32), (0, 250, 0)), ((56, 32), colour_of("a boat", 3))):
+        assert all(abs(a - b) <= 8 for a, b in zip(drawn.getpixel(at), wanted, strict=True))  # type: ignore[arg-type]
+
+
+@every(EVERYONE, but={V0_6: "sends JSON only"})
+def test_a_picture_as_raw_bytes_is_answered_with_raw_bytes(client: Client) -> None:
+    app = LEGACY if client.version in SLASHLESS else "fal-ai/fast-lcm-diffusion/image-to-image"
+    live = client.connect(app)
+    live.send(prompt="a boat", seed=3, image_bytes=png(), strength=0.7)
+    result = live.result()
+    assert isinstance(result["images"][0]["content"], bytes)
+    assert not result["images"][0].get("url")
+    assert shows(result, "a boat", 3)
+
+
+@every([V0_6])
+def test_bytes_forced_through_json_are_answered_one_way_or_the_other(client: Client) -> None:
+    """JSON.stringify makes {"0": 137, "1": 80, ...} of a Uint8Array."""
+    live = client.connect()
+    live.send(prompt="a boat", seed=3, image_bytes=png())
+    result = live.result()
+    assert result.get("images") or result["type"] == "x-fal-error"
+    assert draw(live, seed=4)["seed"] == 4
+
+
+# ---- what clients send without meaning to ----
+
+
+@every(EVERYONE, ways=ONE)
+def test_numbers_as_strings_nils_and_unknown_keys_are_taken(client: Client) -> None:
+    live = client.connect()
+    nothing = {"$undefined": True} if client.version.runtime != "python" else None
+    result = draw(
+        live,
+        num_inference_steps="4",
+        guidance_scale="1",
+        enable_safety_checks=0,
+        sync_mode=1,
+        negative_prompt=nothing,
+        image_size=None,
+        _force_msgpack=b"",
+        colour_of_the_sky="blue",
+    )
+    assert result["num_inference_steps"] == 4
+
+
+@every(EVERYONE, ways=ONE)
+def test_a_seed_the_server_chose_can_be_sent_back(client: Client) -> None:
+    """JavaScript numbers are doubles: a seed above 2**53 would come back as another one."""
+    live = client.connect()
+    live.send(**{key: value for key, value in frame(client.version).items() if key != "seed"})
+    first = live.result()
+    assert shows(first, "a red circle", first["seed"])
+    assert picture(draw(live, seed=first["seed"])).tobytes() == picture(first).tobytes()
+
+
+# ---- errors ----
+
+
+def problem(live: Live) -> dict[str, Any]:
+    """The x-fal-error as the client's user gets it."""
+    if live.client.version is V0_6:
+        body = live.result()  # 0.6 hands it to onResult
+    else:
+        error = live.error()
+        assert error["kind"] == ("RealtimeError" if live.client.version.runtime == "python" else "ApiError")
+        assert error["status"] == (None if live.client.version.runtime == "python" else 400)
+        body = error["body"]
+        assert error["message"] == f"{body['error']}: {body['reason']}"
+    assert body["type"] == "x-fal-error"
+    return body
+
+
+@every(EVERYONE)
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"num_inference_steps": 13}, "num_inference_steps"), ({"strength": "very"}, "strength")],
+    ids=["out of bounds", "wrong type"],
+)
+def test_a_bad_field_is_one_error_that_names_it_and_the_session_lives(
+    client: Client, wrong: dict[str, Any], field: str
+) -> None:
+    live = client.connect()
+    draw(live)
+    live.send(**frame(client.version, request_id="bad", **wrong))
+    body = problem(live)
+    assert [entry["loc"][-1] for entry in body["detail"]] == [field]
+    assert body["request_id"] == "bad"
+    assert draw(live, seed=9)["seed"] == 9
+    assert client.seen("closed") == []
+
+
+@every(EVERYONE, ways=ONE)
+def test_a_picture_that_is_none_is_one_error_and_the_session_lives(client: Client) -> None:
+    live = client.connect()
+    live.send(**frame(client.version, image_url=data_uri(b"not a picture")))
+    assert problem(live)["detail"][0]["loc"][-1] == "image_url"
+    assert draw(live, seed=9)["seed"] == 9
+
+
+@every(
+    JAVASCRIPT,
+    but={V0_6: "a Uint8Array is spread into an object", V0_7: "needs no second test of raw bytes"},
+    ways=ONE,
+)
+def test_bytes_that_are_no_msgpack_are_one_error_and_the_session_lives(client: Client) -> None:
+    live = client.connect()
+    draw(live)
+    live.send_raw(b"\xc1\xc1\xc1")
+    problem(live)
+    assert draw(live, seed=9)["seed"] == 9
+
+
+@every([V1_10, BROWSER], ways=ONE)
+def test_a_message_that_is_a_bare_string_is_one_error_and_the_session_lives(client: Client) -> None:
+    live = client.connect()
+    draw(live)
+    live.send_raw("hello")
+    problem(live)
+    assert draw(live, seed=9)["seed"] == 9
+
+
+@every(JAVASCRIPT, but={V0_6: "sends {} for a Blob, which is the same frame as in 0.7"}, ways=ONE)
+def test_a_blob_that_arrives_as_an_empty_map_is_one_error_and_the_session_lives(client: Client) -> None:
+    """Realtime never uploads: msgpack and JSON both make {} of a Blob."""
+    live = client.connect()
+    draw(live)
+    live.send(**frame(client.version) | {"image_url": {"$blob": "png"}})
+    assert problem(live)["detail"][0]["loc"][-1] == "image_url"
+    assert draw(live, seed=9)["seed"] == 9
+
+
+@every(EVERYONE, but=SLASHLESS, ways=ONE)
+def test_an_app_nobody_serves_is_an_error_and_not_silence(client: Client) -> None:
+    live = client.connect("fal-ai/no-such-app")
+    live.send(prompt="a")
+    assert "no-such-app" in problem(live)["reason"]
+
+
+# ---- who may ----
+
+
+@every(JAVASCRIPT, but={V0_6: "drops Unauthorized and keeps its token for 108 s: see the next test"})
+def test_a_forged_token_is_dropped_silently_and_the_next_send_fetches_a_good_one(client: Client) -> None:
+    live = client.connect()
+    client.do("forge", token="eyJhbGciOiJub25lIn0.e30.")
+    live.send(**frame(client.version, seed=1))
+    assert client.wait("closed")["code"] == 1000
+    client.do("forge", token=None)
+    assert draw(live, seed=2)["seed"] == 2  # frame 1 is lost: clients do not resend it
+    assert [e["status"] for e in client.seen("token")] == [200]
+    assert live.errors() == []
+
+
+@every([V0_6])
+def test_0_6_shows_nothing_of_a_forged_token(client: Client) -> None:
+    live = client.connect()
+    client.do("forge", token="eyJhbGciOiJub25lIn0.e30.")
+    live.send(**frame(client.version))
+    client.wait("closed")
+    assert live.results() == []
+
+
+@every(PYTHON)
+def test_python_gets_unauthorized_as_a_message_for_a_forged_token(client: Client) -> None:
+    client.do("forge", token="eyJhbGciOiJub25lIn0.e30.")
+    live = client.connect()
+    assert live.result() == {"status": "error", "error": "Unauthorized"}
+    assert client.wait("closed", live=live.name)["code"] == 1000
+
+
+@every(JAVASCRIPT, but={V0_6: "as in the test above"}, ways=ONE)
+def test_a_token_for_another_app_does_not_open_this_one(client: Client, start: Start) -> None:
+    other = start(V1_10, "override")
+    other.connect("fal-ai/somebody-elses").send(prompt="a")
+    foreign = other.wait("open")["url"].partition("fal_jwt_token=")[2]
+    live = client.connect()
+    client.do("forge", token=foreign)
+    live.send(**frame(client.version))
+    assert client.wait("closed")["code"] == 1000
+    assert (live.results(), live.errors()) == ([], [])
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("version", [v for v in JAVASCRIPT if v is not BROWSER], ids=str)
+def test_a_wrong_key_opens_no_socket_and_breaks_nothing(version: Version, start: Start) -> None:
+    client = start(version, "override", key="kid:wrong")
+    live = client.connect()
+    live.send(**frame(version))
+    assert client.wait("token")["status"] == 401
+    client.settle()
+    assert client.seen("open") == []
+    assert KEY not in str(client.events)
+
+
+@pytest.mark.parametrize("version", PYTHON, ids=str)
+@pytest.mark.parametrize("way", ["names", "override"])
+def test_a_wrong_key_is_an_exception_in_python(version: Version, way: str, start: Start) -> None:
+    error = start(version, way, key="kid:wrong").connect().error()
+    assert (error["kind"], error["status"]) == ("FalClientHTTPError", 401)
+
+
+# ---- closing ----
+
+
+@every(JAVASCRIPT, but=NO_CLOSE)
+def test_close_is_quiet_and_the_next_send_opens_again(client: Client) -> None:
+    """An empty close frame must be answered by 1000: an echo shows up as onError(1005)."""
+    live = client.connect()
+    draw(live)
+    live.close()
+    assert client.wait("closed")["code"] == 1000
+    assert live.errors() == []
+    assert draw(live, seed=2)["seed"] == 2
+    assert len(client.seen("open")) == 2
+
+
+@every(PYTHON)
+def test_python_closes_cleanly_and_connects_again(client: Client) -> None:
+    for seed in (1, 2):
+        live = client.connect()
+        assert draw(live, seed=seed)["seed"] == seed
+        live.close()
+        assert client.wait("closed", live=live.name)["code"] == 1000
+        assert live.errors() == []
+
+
+@every(JAVASCRIPT, but=dict.fromkeys([V0_6, V0_7, V0_8, V0_9], NO_CLOSE[V0_9]), ways=ONE)
+def test_frames_closed_over_are_forgotten_and_the_next_session_starts_clean(client: Client) -> None:
+    live = client.connect(maxBuffering=60)
+    draw(live, seed=0)
+    live.burst(frame(client.version, seed=seed) for seed in range(1, 21))
+    live.close()
+    client.wait("closed")
+    before = len(live.results())
+    assert draw(live, seed=99)["seed"] == 99 or before  # late results of the old socket may precede
+    assert live.results()[-1]["seed"] == 99
+    assert live.errors() == []
