@@ -81,6 +81,11 @@ export class Connection {
     return this.#flight ? (performance.now() - this.#flight.sent) / 1000 : 0;
   }
 
+  /** Something is wanted that has not come yet. */
+  get busy() {
+    return this.#wanted || this.#building || this.#flight !== null;
+  }
+
   async #connect() {
     let token;
     try {

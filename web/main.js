@@ -33,11 +33,12 @@ const server = new Server(base, adapt);
 /** @type {import("./connection.js").Phase} */
 let phase = { name: "idle" };
 let greeted = false;
+let count = 0; // pictures shown
 
 const connection = new Connection(base, APP, {
   frame,
   picture: (reply, flight) => void shown(reply, flight),
-  refused: ({ reason, error, detail }) => complain(detail ? controls.blame(detail) : reason || error),
+  refused,
   phase: entered,
   key: () => sessionStorage.getItem("key") ?? "",
   patient: () => !server.ready,
@@ -50,6 +51,12 @@ function change() {
   if (!greeted) return;
   connection.want();
   meter.superseded = connection.superseded;
+  busy();
+}
+
+/** Whether a newer picture than the one on show is to come. */
+function busy() {
+  $("frame").ariaBusy = String(connection.busy);
 }
 
 /** The request for a picture of this moment. */
@@ -63,7 +70,7 @@ async function frame() {
   if (!fromDrawing) return { ...request, _force_msgpack: new Uint8Array() };
   const image_bytes = await drawing.jpeg(side);
   if (!drawing.marks.masked) return { ...request, image_bytes };
-  return { ...request, image_bytes, mask_bytes: await drawing.maskPng(side) };
+  return { ...request, image_bytes, mask_bytes: await drawing.maskPng(side), inpaint_mask_only: true };
 }
 
 /** @param {any} reply @param {import("./connection.js").Flight | null} flight */
@@ -80,9 +87,18 @@ async function shown(reply, flight) {
   const steps = reply.num_inference_steps ?? reply.timings?.steps?.length;
   const { width, height } = picture;
   $("facts").textContent = [`${width} × ${height}`, `seed ${reply.seed}`, steps && `${steps} step${steps > 1 ? "s" : ""}`].filter(Boolean).join(" · ");
+  $("facts").title = (reply.warnings ?? []).join("; ");
   $("picture").ariaLabel = `Picture of: ${controls.prompt.value}`;
   $("frame").dataset.empty = "false";
+  $("frame").dataset.count = String(++count);
+  busy();
   for (const id of ["take", "save"]) /** @type {HTMLButtonElement} */ ($(id)).disabled = false;
+}
+
+/** @param {import("./connection.js").Refusal} refusal */
+function refused({ reason, error, detail }) {
+  complain(detail ? controls.blame(detail) : reason || error);
+  busy();
 }
 
 /** @param {string} problem "" when there is none */
@@ -197,6 +213,7 @@ addEventListener("online", () => connection.open());
 // The countdown of a retry, and the seconds a slow picture takes; asks why it is slow.
 setInterval(() => {
   tell();
+  busy();
   if (connection.waiting > 1 && server.ready) void server.ask();
 }, 500);
 connection.open();

@@ -67,13 +67,20 @@ export class Tools {
   /** Fill the palette. @param {Suggestions["palette"]} palette */
   colours(palette) {
     const own = Object.assign(document.createElement("input"), { type: "color", value: "#5b4bff", title: "Any colour", ariaLabel: "Any colour" });
-    own.addEventListener("input", () => this.#dip(own.value));
+    own.addEventListener("input", () => {
+      for (const radio of radios) radio.checked = false;
+      own.dataset.chosen = "true";
+      this.#dip(own.value);
+    });
     const found = swatches(palette);
     const radios = found.map(({ name, hex }, i) => {
       const radio = Object.assign(document.createElement("input"), { type: "radio", name: "colour", value: hex, ariaLabel: name, checked: i === 0 });
       radio.title = i < 9 ? `${name} ( ${i + 1} )` : name;
       radio.style.setProperty("--ink", hex);
-      radio.addEventListener("change", () => this.#dip(hex));
+      radio.addEventListener("change", () => {
+        own.dataset.chosen = "false";
+        this.#dip(hex);
+      });
       return radio;
     });
     $("palette").replaceChildren(...radios, own);

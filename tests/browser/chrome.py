@@ -26,13 +26,25 @@ PROGRAMS = (
     "chrome",
     "microsoft-edge",
 )
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --no-default-browser-check"
-    " --disable-background-networking --disable-component-update --disable-sync --disable-extensions"
-    " --disable-dev-shm-usage --hide-scrollbars --mute-audio --remote-debugging-port=0"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",  # tests run as root in containers
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",  # nothing leaves the machine
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",  # containers have 64 MiB of it
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--remote-debugging-port=0",
+]
 START_S = 15.0
-COMMAND_S = 15.0
+COMMAND_S = 30.0
+SLICE_S = 2.0
 
 
 def find() -> str | None:
@@ -54,18 +66,31 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. `problems` collects uncaught exceptions and console errors, oldest first."""
+    """One tab.
+
+    problems: uncaught exceptions and console errors; urls: what was asked for; sent: binary WebSocket frames.
+    All oldest first.
+    """
 
     def __init__(self, command: Callable[..., Awaitable[dict[str, Any]]], session: str) -> None:
         self._command = command
         self._session = session
         self.problems: list[str] = []
+        self.expected = ""  # a pattern for problems a test provokes
+        self.urls: list[str] = []
+        self.sent: list[bytes] = []
 
     async def do(self, method: str, **params: Any) -> dict[str, Any]:
         return await self._command(method, params, self._session)
 
     def heard(self, method: str, params: dict[str, Any]) -> None:
-        if method == "Runtime.exceptionThrown":
+        if method == "Network.webSocketFrameSent" and params["response"]["opcode"] == 2:
+            self.sent.append(base64.b64decode(params["response"]["payloadData"]))
+        elif method == "Network.requestWillBeSent":
+            self.urls.append(params["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.urls.append(params["url"])
+        elif method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.problems.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
@@ -78,6 +103,9 @@ class Page:
         await self.do("Page.navigate", url=url)
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
+    async def close(self) -> None:
+        await self.do("Page.close")
+
     async def js(self, expression: str) -> Any:
         """The JSON value of an expression; promises are awaited. Raises RuntimeError where it throws."""
         answer = await self.do(
@@ -89,9 +117,10 @@ class Page:
 
     async def until(self, expression: str, within_s: float = 10.0) -> Any:
         """Wait until an expression is true; returns its value. Raises TimeoutError naming it."""
-        # One promise in the page instead of a stream of commands.
+        # A promise in the page looks often; a stream of commands would slow the page down. It is cut in
+        # slices because a page that is left takes its promises with it.
         poll = f"""new Promise((done) => {{
-            const end = performance.now() + {within_s * 1000};
+            const end = performance.now() + {SLICE_S * 1000};
             const look = () => {{
                 let value; try {{ value = ({expression}); }} catch {{}}
                 if (value || performance.now() > end) done(value); else setTimeout(look, 30);
@@ -101,8 +130,8 @@ class Page:
         end = asyncio.get_running_loop().time() + within_s
         while True:
             try:
-                value = await asyncio.wait_for(self.js(poll), within_s + 5)
-            except (RuntimeError, ConnectionError):  # the page was left while we looked
+                value = await asyncio.wait_for(self.js(poll), SLICE_S * 2)
+            except (RuntimeError, TimeoutError):
                 value = None
             if value:
                 return value
@@ -189,13 +218,10 @@ class Page:
     async def type(self, text: str) -> None:
         await self.do("Input.insertText", text=text)
 
-    async def screenshot(self, path: Path | None = None, *, whole: bool = False) -> bytes:
-        """A PNG of the viewport, or of the whole page; also written to `path` where one is given."""
+    async def screenshot(self, *, whole: bool = False) -> bytes:
+        """A PNG of the viewport, or of the whole page."""
         answer = await self.do("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        png = base64.b64decode(answer["data"])
-        if path:
-            path.write_bytes(png)
-        return png
+        return base64.b64decode(answer["data"])
 
 
 class Chrome:
@@ -219,7 +245,7 @@ class Chrome:
         }
         await self._socket.send(json.dumps(message))
         try:
-            return await asyncio.wait_for(answer, COMMAND_S * 2)
+            return await asyncio.wait_for(answer, COMMAND_S)
         finally:
             self._waiting.pop(number, None)
 
@@ -246,7 +272,7 @@ class Chrome:
             "Target.attachToTarget", {"targetId": target["targetId"], "flatten": True}
         )
         page = self._pages[attached["sessionId"]] = Page(self._command, attached["sessionId"])
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             await page.do(f"{domain}.enable")
         await page.show_as(1280, 800)
         return page
@@ -297,9 +323,8 @@ async def _address(file: Path, process: asyncio.subprocess.Process) -> str:
     while asyncio.get_running_loop().time() < end:
         if process.returncode is not None:
             raise RuntimeError(f"the browser ended at once, code {process.returncode}")
-        if file.exists():
-            lines = file.read_text().split()
-            if len(lines) == 2:
-                return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        lines = await asyncio.to_thread(lambda: file.read_text().split() if file.exists() else [])
+        if len(lines) == 2:
+            return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
         await asyncio.sleep(0.05)
     raise TimeoutError(f"the browser did not listen within {START_S} s")

@@ -1,0 +1,70 @@
+"""What the browser and client tests need beyond Python: `python -m tests.browser.install`.
+
+npm packages of the test folders, and a Chromium: one that is installed, else Debian's package when this is
+Debian and we are root, else playwright's own download. What cannot be had is said in one loud line, and its
+tests skip.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.browser import chrome
+
+TESTS = Path(__file__).parent.parent
+LONG_S = 900
+
+
+def main() -> int:
+    packages()
+    browser()
+    return 0
+
+
+def packages() -> None:
+    """`npm ci` in each folder of the tests that has a lock file."""
+    for lock in sorted(TESTS.glob("*/package-lock.json")):
+        if not shutil.which("npm"):
+            return loud(
+                "NO NODE: the tests of JavaScript clients will be skipped; install Node.js 20 or newer"
+            )
+        if not ran("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", cwd=lock.parent):
+            loud(f"NO NPM PACKAGES for tests/{lock.parent.name}: its tests will be skipped or fail")
+
+
+def browser() -> None:
+    if chrome.find():
+        return print(f"browser: {chrome.find()}")
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        ran("apt-get", "update", "-qq", env=quiet)
+        ran("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", env=quiet)
+    if not chrome.find() and shutil.which("npx"):
+        ran("npx", "--yes", "playwright@1", "install", "chromium")
+    if chrome.find():
+        print(f"browser: {chrome.find()}")
+    else:
+        loud("NO BROWSER: its tests will be skipped; install Chrome or Chromium, or set CHROME to its path")
+
+
+def ran(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> bool:
+    """Whether the command was there and succeeded. Its output is shown."""
+    print("+", *command, flush=True)
+    try:
+        return subprocess.run(command, cwd=cwd, env=env, timeout=LONG_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(error, file=sys.stderr)
+        return False
+
+
+def loud(line: str) -> None:
+    bold = "\033[1;31m" if sys.stderr.isatty() else ""
+    print(f"{bold}*** {line} ***{bold and chr(27) + '[0m'}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
