@@ -42,7 +42,7 @@ def requests(seed: int, side: int, count: int = 32) -> list[Job]:
         drawn = index % 2 == 1
         jobs.append(
             Job(
-                prompt=f"{rng.choice(PROMPTS)} {seed}",  # new prompts each turn: a warm cache is not the point
+                prompt=f"{rng.choice(PROMPTS)} {seed}",  # new in each turn: no warm cache
                 seed=rng.randrange(2**31),
                 width=side,
                 height=side,
@@ -113,9 +113,10 @@ def figures(quick: bool, tick: Tick) -> Result:
                 f"32 mixed requests: {name}, fp32, one thread",
                 ["", "images per CPU-s", "to diffusers", "UNet calls"],
                 [[n, statistics.median(per_s[n]), ratios[n], calls[n]] for n in modes],
-                "Request to JPEG, pictures decoded and prompts encoded on both sides; 1-8 steps, four guidance "
-                f"scales, half with an input picture. Median of {turns} turns taken alternately. The engine "
-                "keeps embeddings of a prompt it has seen in the same turn, diffusers' pipeline does not. "
+                "Request to JPEG, pictures decoded and prompts encoded on both sides; 1-8 steps, four "
+                "guidance scales, half with an input picture. "
+                f"Median of {turns} turns, the modes in alternation. The engine keeps "
+                "embeddings of a prompt it has seen in the same turn, diffusers' pipeline does not. "
                 f"Greatest difference between any two pictures: {worst} of 255 levels.",
             ),
             Table(

@@ -48,6 +48,7 @@ class Load:
     path: str = "/fal-ai/lcm/realtime"
     steps: tuple[int, ...] = (4,)  # drawn per frame
     size: int = 128  # pixels, square
+    pictures: int = 0  # different ones per session, over and over; 0 = every frame is new
     buffering: int | None = None  # max_buffering of the connection; None = the server's default
 
     @property
@@ -71,8 +72,9 @@ def frames(load: Load) -> list[Frame]:
     for session in range(load.sessions):
         rng = random.Random(f"{load.seed}/{session}")
         for number, due in enumerate(times(load, rng)):
-            prompt = f"a {rng.choice(COLOURS)} circle, {session}/{number}"
-            planned.append(Frame(session, number, due, prompt=prompt, seed=rng.randrange(2**31)))
+            which = number % load.pictures if load.pictures else number
+            prompt = f"a {COLOURS[which % len(COLOURS)]} circle, {session}/{which}"
+            planned.append(Frame(session, number, due, prompt=prompt, seed=which))
     return sorted(planned, key=lambda frame: frame.due)
 
 
@@ -202,9 +204,9 @@ async def one_picture(server: Server) -> str:
     socket = await connect(server.port, server.path, lambda opcode, data: arrived.set_result(data))
     size = {"width": 128, "height": 128}
     socket.send(msgpack.packb({"prompt": "a red circle", "seed": 1, "image_size": size}))
-    answer = msgpack.unpackb(await asyncio.wait_for(arrived, 20))
+    answer = await asyncio.wait_for(arrived, 20)
     await socket.close()
-    return str(answer["images"][0]["url"])
+    return str(msgpack.unpackb(answer)["images"][0]["url"])
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def flood(server: Server, size: int, seconds: float, reads: bool, tick: Tick) ->
     return {
         "sent_mib": sent / MiB,
         "seconds": took,
-        "rss_before_mib": before / MiB,
+        "before_mib": before / MiB,
         "grown_mib": (peak - before) / MiB,
     }
 
