@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from engines.loop import Loop
+from engines.recorder import Recorder, page
 
 
 def main() -> None:
@@ -20,12 +21,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with(options.parent)
-    Loop(lambda: _pipeline(options), socket.socket(fileno=options.fd), pool=options.pool).run()
+    recorder = Recorder(page() if options.recorder is None else options.recorder)
+    Loop(lambda: _pipeline(options), socket.socket(fileno=options.fd), recorder, pool=options.pool).run()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="engines", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="our end of the link, a stream socket")
+    parser.add_argument("--recorder", type=int, help="a page of engines.recorder that outlives us")
     parser.add_argument("--parent", type=int, default=0, help="process id to die with (Linux)")
     parser.add_argument("--model", default="embedded", help="folder, hub id, embedded, fake[:key=value,...]")
     parser.add_argument("--device", default="auto")

@@ -32,6 +32,7 @@ from engines.link import Decoder, LinkError, pack
 from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Row
+from engines.recorder import Recorder
 from engines.schedule import Call, Request, Schedule
 
 MAX_HELD = 4096  # requests in this process; more are refused
@@ -77,9 +78,12 @@ class Loop:
     pipeline: Pipeline
     schedule: Schedule
 
-    def __init__(self, make: Callable[[], Pipeline], sock: socket.socket, *, pool: int = 2) -> None:
+    def __init__(
+        self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
+    ) -> None:
         """`make` imports and constructs; it runs when the link is already watched."""
         self.make = make
+        self.recorder = recorder
         self.sock = sock
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox: queue.Queue[bytes] = queue.Queue(OUTBOX)
@@ -116,6 +120,7 @@ class Loop:
     def _boundary(self) -> bool:
         """One step boundary and the call after it. False when there is nothing to draw."""
         for ticket in self.schedule.prepare():
+            self.recorder.begin(ticket)
             self.pool.submit(self._fatal(self._decode_inputs), ticket, self._drawings[ticket].submit.job)
         admission = self.schedule.admit(time.monotonic())
         self._supersede(admission.superseded)
@@ -132,6 +137,7 @@ class Loop:
     def _begin(self, ticket: int) -> None:
         drawing = self._drawings[ticket]
         drawing.begun = time.monotonic()
+        self.recorder.begin(ticket)
         try:
             drawing.rows = list(self.pipeline.rows(drawing.submit.job, drawing.inputs))
         except Fault as fault:
@@ -232,6 +238,7 @@ class Loop:
         self._supersede(self.schedule.submit(request, ready=job.image is None))
 
     def _ready(self, inputs: _Inputs) -> None:
+        self.recorder.end(inputs.ticket)
         drawing = self._drawings.get(inputs.ticket)
         if drawing is None:
             return
@@ -243,9 +250,11 @@ class Loop:
             self._supersede(self.schedule.ready(inputs.ticket))
 
     def _finish(self, finished: _Finished) -> None:
+        ticket = finished.drawing.submit.ticket
+        self.recorder.end(ticket)
         if finished.fault is not None:
-            self._refuse(finished.drawing.submit.ticket, finished.fault)
-        elif self._drawings.pop(finished.drawing.submit.ticket, None) is not None:
+            self._refuse(ticket, finished.fault)
+        elif self._drawings.pop(ticket, None) is not None:
             self._counts["done"] += 1
 
     def _cancel(self, tickets: Iterable[int]) -> None:
@@ -253,6 +262,7 @@ class Loop:
         self._counts["cancelled"] += len(tickets)
         self.schedule.cancel(tickets)
         for ticket in tickets:
+            self.recorder.end(ticket)
             drawing = self._drawings.pop(ticket)
             with drawing.lock:
                 drawing.over = True
@@ -266,6 +276,7 @@ class Loop:
     def _refuse(self, ticket: int, fault: Fault) -> None:
         drawing = self._drawings.pop(ticket, None)
         self.schedule.cancel([ticket])
+        self.recorder.end(ticket)
         if drawing is None:
             return
         with drawing.lock:

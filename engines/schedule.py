@@ -166,7 +166,7 @@ class Schedule:
                 continue
             if session.since is None:
                 session.since = self._boundary
-            queue.append((self._order(session, held.request), session, held))
+            queue.append((self._order(session, held), session, held))
         heapq.heapify(queue)
         outlook = self._outlook(now)
         reserved: set[str] = set()
@@ -183,7 +183,7 @@ class Schedule:
                 begin += self._join(session, held)
                 outlook = self._outlook(now)
                 if session.next() is held:
-                    heapq.heappush(queue, (self._order(session, request), session, held))
+                    heapq.heappush(queue, (self._order(session, held), session, held))
             else:
                 passed.append((session, held))
         if not self._lanes and passed:
@@ -275,9 +275,11 @@ class Schedule:
             dropped.append(self._give_up(session, head))
         return dropped
 
-    def _order(self, session: _Session, request: Request) -> tuple[float, ...]:
+    def _order(self, session: _Session, held: _Held) -> tuple[float, ...]:
         """Overdue sessions, longest waiting first; then by turn, and by deadline within a turn."""
-        deadline = self._deadline(request)
+        request = held.request
+        # the sooner the last image of a request is begun the better, in time or not
+        deadline = math.inf if held.begun else self._deadline(request)
         since = self._boundary if session.since is None else session.since
         if self._boundary - since >= self.patience:
             return (_OVERDUE, since, deadline, request.ticket)

@@ -4,9 +4,9 @@
 
 The end of the link is the health check: a dead engine is seen as end of file in milliseconds, a hung
 one by unanswered pings. Either way it is killed, started again with growing pauses, and what it had in
-flight is sent once more. Frames that may have killed it are suspects: each is tried again alone, with
-nothing else in the engine, so that the one that kills a second time is known for certain, is refused
-and remembered, and those that only shared its batch get their pictures.
+flight is sent once more. Those it was working on (engines/recorder.py) are suspects: each is tried again
+alone, with nothing else in the engine, so that the one that kills a second time is known for certain, is
+refused and remembered, and those that only shared its batch get their pictures.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import socket
 import sys
@@ -38,6 +39,7 @@ from engines.messages import (
     Refused,
     Submit,
 )
+from engines.recorder import Recorder, page
 from realtime.settings import Settings
 
 Reply = Done | Dropped | Refused
@@ -93,6 +95,7 @@ class Engine:
         self._queue: dict[int, _Frame] = {}  # of these, not with the engine; in order of sending
         self._queued_bytes = 0
         self._sent: dict[int, _Frame] = {}  # of these, with the engine
+        self._alone = False  # what is with the engine is one suspect, and nothing else may join it
         self._poison: dict[bytes, float] = {}  # digest of a job -> forgotten at
         self._link: _Link | None = None
         self._pings = self._pongs = 0
@@ -174,11 +177,41 @@ class Engine:
 
     async def _life(self) -> None:
         """One engine, from its start to its end."""
+        with contextlib.ExitStack() as stack:
+            recorder_fd = page()
+            stack.callback(os.close, recorder_fd)
+            recorder = Recorder(recorder_fd)
+            stack.callback(recorder.close)
+            link = self._link = _Link(self)
+            try:
+                process = await self._start(link, recorder_fd)
+            except OSError as error:  # out of processes or descriptors: as an engine that dies at once
+                log.error("engine.unstartable", reason=str(error))
+                self._failed_starts += 1
+                self._take_back(set())
+                return
+            self.pid = process.pid
+            try:
+                await self._watch(link)
+            finally:
+                self._link = None
+                link.close()
+                ready = self.state == "ready"
+                self._failed_starts = 0 if ready else self._failed_starts + 1
+                if not self._stopping.is_set():
+                    self._change("restarting")
+                    self._take_back(recorder.tickets())
+                code = await _reap(process)
+                self.pid = None
+                if not self._stopping.is_set():
+                    log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
+
+    async def _start(self, link: _Link, recorder_fd: int) -> asyncio.subprocess.Process:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(self.settings, theirs.fileno()),
-                pass_fds=[theirs.fileno()],
+                *_command(self.settings, theirs.fileno(), recorder_fd),
+                pass_fds=[theirs.fileno(), recorder_fd],
                 env=_environment(self.settings),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,  # our stderr, as its own stderr is
@@ -188,23 +221,8 @@ class Engine:
             raise
         finally:
             theirs.close()  # else the end of the child would be no end of file
-        self.pid = process.pid
-        link = self._link = _Link(self)
-        try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-            await self._watch(link)
-        finally:
-            self._link = None
-            link.close()
-            ready = self.state == "ready"
-            self._failed_starts = 0 if ready else self._failed_starts + 1
-            if not self._stopping.is_set():
-                self._change("restarting")
-                self._take_back()
-            code = await _reap(process)
-            self.pid = None
-            if not self._stopping.is_set():
-                log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+        return process
 
     async def _watch(self, link: _Link) -> None:
         """Until the link ends, or the engine is deaf."""
@@ -225,6 +243,7 @@ class Engine:
             case Done() | Dropped() | Refused():
                 self._answered = True
                 self._settle(message)
+                self._flush()
             case Pong():
                 self._pongs, self.stats = message.number, message.stats
             case Progress():
@@ -251,8 +270,6 @@ class Engine:
         """(code, reason) if this frame is not even tried."""
         if self._stopping.is_set():
             return "draining", "the server is going down"
-        if self._poison and self._poison.get(_digest(frame.submit.job), -1.0) > self.clock():
-            return "poison", "this very request has ended two engines; it is refused for a while"
         if len(self._queue) >= MAX_QUEUED or self._queued_bytes + frame.bytes > MAX_QUEUED_BYTES:
             return "engine_lost", f"the engine is {self.state} and {len(self._queue)} frames wait for it"
         return None
@@ -269,19 +286,22 @@ class Engine:
     def _flush(self) -> None:
         """Send what waits, as fast as the engine reads; a suspect only when nothing else is with it."""
         while self._queue and self.state == "ready" and self._link is not None and not self._link.paused:
-            frame = next(iter(self._queue.values()))
-            if self._sent and (frame.suspect or any(sent.suspect for sent in self._sent.values())):
+            ticket, frame = next(iter(self._queue.items()))
+            if self._sent and (frame.suspect or self._alone):
                 return
-            ticket = frame.submit.ticket
             self._dequeue(ticket)
+            if self._is_poison(frame.submit.job):
+                self._settle(Refused(ticket, "poison", "this very request has ended two engines before"))
+                continue
             try:
                 self._link.send(frame.submit)
             except LinkError as error:  # too large, or text that is no Unicode
                 self._settle(
                     Refused(ticket, "invalid", f"this request cannot be sent to the engine: {error}")
                 )
-            else:
-                self._sent[ticket] = frame
+                continue
+            self._sent[ticket] = frame
+            self._alone = frame.suspect
 
     def _settle(self, reply: Reply) -> None:
         """The one place where a ticket gets its reply. Cancelled and answered ones are not known any more."""
@@ -290,28 +310,35 @@ class Engine:
         self._dequeue(reply.ticket)
         if frame is not None:
             _guarded(frame.on_reply, reply)
-        self._flush()
 
-    def _take_back(self) -> None:
-        """An engine died: decide which of its frames go to the next one, alone or with others."""
+    def _take_back(self, at_risk: set[int] | None) -> None:
+        """An engine died working on `at_risk` (None: anything it had). Who goes to the next one, and how?"""
         sent, self._sent = self._sent, {}
         waiting, self._queue, self._queued_bytes = self._queue, {}, 0
-        refused = []
-        for frame in sent.values():
+        suspects: list[_Frame] = []
+        others: list[_Frame] = []
+        refused: list[Refused] = []
+        for ticket, frame in sent.items():
             frame.deaths += 1
-            if frame.suspect:  # it was alone
+            risky = at_risk is None or ticket in at_risk
+            if risky and frame.suspect:  # it was alone
                 self._remember(frame.submit.job)
-                refused.append(Refused(frame.submit.ticket, "poison", "this request has ended two engines"))
+                refused.append(Refused(ticket, "poison", "this request has ended two engines"))
+            elif frame.deaths > 1:
+                refused.append(Refused(ticket, "engine_lost", "the engine ended twice before its turn"))
             else:
-                frame.suspect = True
-                self._enqueue(frame)
-        for frame in waiting.values():
+                frame.suspect = risky
+                (suspects if risky else others).append(frame)
+        for frame in (*suspects, *others, *waiting.values()):
             self._enqueue(frame)
         if self._failed_starts >= HOPELESS_STARTS:
             reason = f"the engine has failed to start {self._failed_starts} times"
             refused += [Refused(ticket, "engine_lost", reason) for ticket in self._queue]
         for refusal in refused:
             self._settle(refusal)
+
+    def _is_poison(self, job: Job) -> bool:
+        return bool(self._poison) and self._poison.get(_digest(job), -math.inf) > self.clock()
 
     def _remember(self, job: Job) -> None:
         now = self.clock()
@@ -378,10 +405,11 @@ class _Link(asyncio.Protocol):
         self.engine._flush()
 
 
-def _command(settings: Settings, fd: int) -> list[str]:
+def _command(settings: Settings, link_fd: int, recorder_fd: int) -> list[str]:
     """-P: a folder called `engines` in the working directory is not ours."""
     given = {
-        "fd": fd,
+        "fd": link_fd,
+        "recorder": recorder_fd,
         "parent": os.getpid(),
         "model": settings.model,
         "device": settings.device,

@@ -230,6 +230,16 @@ def test_more_images_than_places_are_drawn_in_turns():
     assert plan.running == 0
 
 
+def test_images_of_a_request_that_is_late_are_still_drawn_together():
+    plan = schedule()
+    plan.submit(request(1, count=4, deadline=0.25))
+    assert plan.admit(99.0).begin == [1]
+    boundary(plan, 99.0)
+    call = boundary(plan, 99.1)
+    assert call is not None
+    assert len(call.rows) == 4
+
+
 def test_eight_images_of_one_request_do_not_keep_another_out():
     plan = schedule()
     plan.submit(request(1, count=8, steps=2))
