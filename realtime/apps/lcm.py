@@ -5,7 +5,6 @@ Source: the API page of fal-ai/lcm; the SD1.5 image-to-image app is typed in fal
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -81,7 +80,8 @@ class ImageToImage(Request):
     def check(self) -> None:
         self.need_one_of("image_url", "image_bytes", "image")
 
-    def wish(self) -> Wish:
+    def wish(self, **more: Any) -> Wish:
+        """`more`: the fields of a Wish that a larger app knows better."""
         return Wish(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
@@ -91,11 +91,10 @@ class ImageToImage(Request):
             count=self.num_images,
             format=self.format,
             safety=self.enable_safety_checks,
-            kind="sdv1-5",
-            kind_asked=False,
             strength=self.strength,
             image=self.first_of("image_bytes", "image", "image_url"),
             mask=self.first_of("mask_bytes", "mask_url"),
+            **more,
         )
 
 
@@ -129,21 +128,21 @@ class Lcm(ImageToImage):
         if not self.first_of("image_bytes", "image", "image_url"):
             self.need_prompt(self.prompt)
 
-    def wish(self) -> Wish:
-        wish = super().wish()
+    def wish(self, **more: Any) -> Wish:
         if self.lora_url:
             raise Unsupported.at("lora_url", "this server cannot load LoRAs yet", "unsupported")
-        if self.controlnet_inpaint and wish.mask:
-            raise Unsupported.at(
-                "controlnet_inpaint", "no inpainting ControlNet is loaded here", "unsupported"
-            )
-        return replace(
-            wish,
+        wish = super().wish(
             kind=self.model,
             kind_asked="model" in self.model_fields_set,
             mask_only=self.inpaint_mask_only,
             size=self.image_size.pair if self.image_size else None,
+            **more,
         )
+        if self.controlnet_inpaint and wish.mask:
+            raise Unsupported.at(
+                "controlnet_inpaint", "no inpainting ControlNet is loaded here", "unsupported"
+            )
+        return wish
 
 
 def result(request: Request, job: Job, done: Done) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class Wish:
     count: int
     format: str
     safety: bool
-    kind: str  # "sdv1-5" | "sdxl"
-    kind_asked: bool  # False: it is only the documented default, another loaded model will do
+    kind: str = "sdv1-5"  # or "sdxl"
+    kind_asked: bool = False  # False: it is only the documented default, another loaded model will do
     kind_field: str = "model"
     strength: float = 1.0
     image: tuple[str, Source] | None = None  # (request field, picture)
