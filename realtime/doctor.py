@@ -233,7 +233,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _memory() -> int:
-    """Bytes of memory this process may use, 0 if unknown: the smaller of the machine's and its container's."""
+    """Bytes this process may use, 0 if unknown: the smaller of the machine's and its container's."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

@@ -234,7 +234,7 @@ class Gateway:
                 return _page(WEB / "index.html", request)
             case "/favicon.ico":
                 return _page(WEB / "icon.svg", request)
-        if path.startswith("/web/"):
+        if path.startswith("/web/") and path.isprintable():
             file = (WEB / path.removeprefix("/web/")).resolve()
             if file.is_relative_to(WEB) and file.is_file():
                 return _page(file, request)

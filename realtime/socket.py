@@ -26,7 +26,7 @@ from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import Draining, Failure, Internal, InvalidInput, of_engine
 from realtime.protocol import Close, Connection, Request, Send
-from realtime.session import Session, Slot
+from realtime.session import BUFFERING, Session, Slot
 
 if TYPE_CHECKING:
     from realtime.gateway import Gateway
@@ -76,6 +76,8 @@ class Socket:
         self._send_timeout_s = settings.send_timeout_s
         self._connection = Connection(now=time.monotonic(), idle_s=settings.idle_s)
         self._session: Session[Frame, Done | Failure] = Session(buffering, 2 * settings.max_frame_bytes)
+        # The engine lets a late frame give way to a newer one; who asks for a longer line wants it drawn.
+        self._deadline_s = settings.target_s if buffering <= BUFFERING else None
         self._released: deque[Slot[Frame, Done | Failure]] = deque()
         self._to_prepare = asyncio.Event()
         self._to_write = asyncio.Event()
@@ -204,7 +206,7 @@ class Socket:
                 received=frame.received,
                 job=frame.job,
                 buffering=self._session.buffering,
-                deadline_s=self._gateway.settings.target_s,
+                deadline_s=self._deadline_s,
                 weight=1.0,
                 on_reply=partial(self._on_reply, slot),
             )
@@ -314,14 +316,17 @@ class Socket:
     # ---- time and counting ----
 
     def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
+        if self._connection.closed:
+            return
         now = time.monotonic()
         self._connection.tick(now, busy=self._session.unanswered > 0)
         if self._connection.closed:
             self.ended_by = "idle"
             self._write_soon()
-        else:
-            self._idle = loop.call_later(max(self._connection.wake_at() - now, 0.01), self._watch)
+            return
+        # One timer per socket whatever its messages: it looks again when it fires.
+        delay_s = max(self._connection.wake_at() - now, 0.01)
+        self._idle = asyncio.get_running_loop().call_later(delay_s, self._watch)
 
     def _count(self, outcome: str, frames: int) -> None:
         if frames:

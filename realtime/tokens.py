@@ -129,7 +129,7 @@ class Tokens:
                 # Judged below by our own clock, so that tests own the time.
                 options={"require": ["exp", "aud", "sub"], "verify_exp": False, "verify_iat": False},
             )
-            expires, apps, key_id = float(claims["exp"]), claims["apps"], str(claims["sub"])
+            expires, apps, key_id = float(claims["exp"]), list(claims["apps"]), str(claims["sub"])
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise Unauthorized("the token is not one of this server") from None
         if self._now() >= expires:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import ssl
 import subprocess
@@ -17,11 +18,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 START_S = 15.0
+KEY = "test:a-secret-of-the-tests"
 
 
 @dataclass
@@ -46,17 +49,33 @@ class Server:
     def port(self) -> int:
         return urlsplit(self.url).port or 0
 
-    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
-        """(status, body) of a GET; error statuses do not raise."""
-        request = urllib.request.Request(self.url + path, headers=headers)
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Message, bytes]:
+        """(status, headers, body) of an HTTP request; error statuses do not raise. `body` is sent as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers or {}, method=method)
         # The certificate is the test's own; that clients verify it is shown in tests/contract.
         anybody = ssl._create_unverified_context() if self.url.startswith("https") else None
         try:
             with urllib.request.urlopen(request, timeout=5, context=anybody) as response:
-                return response.status, response.read()
+                return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read()
+                return error.code, error.headers, error.read()
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        status, _, body = self.ask("GET", path, headers=headers)
+        return status, body
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels; 0 if there is none."""
+        total = 0.0
+        for line in self.get("/metrics")[1].decode().splitlines():
+            found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+            if found and all(f'{key}="{value}"' in (found[1] or "") for key, value in labels.items()):
+                total += float(found[2])
+        return total
 
     def wait_ready(self, seconds: float = START_S) -> None:
         until = time.monotonic() + seconds

@@ -1,0 +1,23 @@
+"""Servers that many tests share. A test that breaks or reconfigures one starts its own with `serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import KEY, Server, serve
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """An open server on loopback with the fake engine."""
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def keyed_server() -> Iterator[Server]:
+    """The same with an API key, `tests.servers.KEY`."""
+    with serve(keys=[KEY]) as running:
+        yield running

@@ -1,0 +1,65 @@
+"""No secret and no prompt in a log line, whatever happens."""
+
+import json
+import logging
+
+import pytest
+
+from realtime.log import Redact, redact
+from tests.realtime.talk import ask, opened, raw, receive, send
+from tests.servers import serve
+
+KEY = "canary:canary-key-secret"
+PROMPT = "canary-prompt"
+
+
+@pytest.mark.net
+@pytest.mark.proc
+async def test_tokens_keys_and_prompts_are_in_no_log_line():
+    with serve(keys=[KEY], log_level="debug") as server:
+        headers = {"Authorization": f"Key {KEY}"}
+        body = {"allowed_apps": ["lcm"], "token_expiration": 100}
+        token = json.loads(server.ask("POST", "/tokens/", body, headers)[2])
+        async with opened(server, fal_jwt_token=token) as ws:
+            assert "images" in await ask(ws, {"prompt": PROMPT})
+            await ask(ws, {"prompt": PROMPT, "num_inference_steps": 99})
+            await ask(ws, {"prompt": f"!fault {PROMPT}"})
+            await send(ws, {"prompt": f"!crash {PROMPT}"})
+            assert (await receive(ws))["type"] == "x-fal-error"
+        async with opened(server, fal_jwt_token=token + "canary-forged") as ws:
+            await receive(ws)
+        server.ask("POST", f"/tokens/?fal_jwt_token={token}", {"allowed_apps": [PROMPT]}, headers)
+        server.ask("GET", f"/nothing?fal_jwt_token={token}")
+        raw(server, f"/fal-ai/lcm/realtime?fal_jwt_token={token}").close()
+        with pytest.raises(AssertionError):
+            raw(server, "/\x00 canary-garbage").close()
+        assert server.terminate() == 0
+        lines = "".join(server.log)
+    assert "engine.lost" in lines, "the log was read"
+    assert "session.open" in lines
+    assert "canary" not in lines
+    assert token[:20] not in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (
+            '"WebSocket /lcm/realtime?fal_jwt_token=abc.def&x=1" [accepted]',
+            '"WebSocket /lcm/realtime[redacted]" [accepted]',
+        ),
+        ("Authorization: Key id:secret here", "Authorization: [redacted] here"),
+        ("token eyJhbGciOi.eyJhdWQi.sig-_x end", "token [redacted] end"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_secrets_are_cut_out_of_a_line(text: str, kept: str):
+    assert redact(text) == kept
+
+
+def test_noise_that_any_client_can_cause_is_dropped():
+    record = logging.LogRecord("uvicorn.error", 40, "", 0, "Invalid HTTP request received.", None, None)
+    assert not Redact().filter(record)
+    record = logging.LogRecord("uvicorn.error", 40, "", 0, "GET %s", ("/x?fal_jwt_token=secret",), None)
+    assert Redact().filter(record)
+    assert record.getMessage() == "GET /x[redacted]"
