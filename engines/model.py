@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engines.embedded import WEIGHTS
-
-Report = Callable[[str, float, float, str], None]  # stage, done, total, text; as messages.Progress
+from engines.hub import Report, Unloadable, download, find
 
 LCM_LORA = "latent-consistency/lcm-lora-sdv1-5"
 TINY_VAE = "madebyollin/taesd"
 CARD = "realtime.json"  # beside model_index.json: what weights cannot tell, {"native", "smallest", "largest"}
-PARTS = ("text_encoder", "tokenizer", "unet", "vae", "scheduler", "safety_checker", "feature_extractor")
-
-
-class Unloadable(Exception):
-    """This engine cannot run the model that was asked for. The message says why and what would help."""
+NEEDED = ("text_encoder", "tokenizer", "unet", "vae", "scheduler")
+PARTS = (*NEEDED, "safety_checker", "feature_extractor", "lcm_lora", "vae_tiny")  # folders that are read
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
 
     Raises Unloadable.
     """
-    folder = find(name, report)
+    folder = find(name, [*(f"{part}/*" for part in PARTS), "model_index.json", CARD], report)
     index = _json(folder / "model_index.json")
     _refuse_other_layouts(name, index, folder)
 
@@ -122,75 +115,6 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     )
 
 
-def find(name: str, report: Report) -> Path:
-    """The folder of a model: "embedded", a folder, or a hub id, downloaded if it is not here yet."""
-    if name == "embedded":
-        if not (WEIGHTS / "model_index.json").is_file():
-            raise Unloadable("the embedded model is not in this copy of the repository; name another --model")
-        return WEIGHTS
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise Unloadable(f"{name} has no model_index.json, so it is no diffusers model folder")
-        return folder
-    if folder.is_file():
-        raise Unloadable(f"{name} is a single file; convert it to the diffusers layout first")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise Unloadable(f"{name} is neither a folder nor a hub id (owner/name)")
-    return _download(name, [f"{part}/*" for part in PARTS] + ["model_index.json", CARD, "lcm_lora/*"], report)
-
-
-def _download(repository: str, patterns: list[str], report: Report) -> Path:
-    """A snapshot of a hub repository, without the same weights twice. Raises Unloadable."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from tqdm.auto import tqdm
-
-    class Bar(tqdm):  # type: ignore[type-arg]  # the hub's way to tell how far it is
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)
-            self.in_bytes = kwargs.get("unit") == "B"
-            super().__init__(*args, **(kwargs | {"disable": False, "file": _Nowhere()}))
-
-        def update(self, n: float | None = 1) -> bool | None:
-            told = super().update(n)
-            if self.in_bytes:
-                report("download", self.n, self.total or 0, repository)
-            return told
-
-    try:
-        files = huggingface_hub.HfApi().list_repo_files(repository)
-        skip = ["*.msgpack", "*.onnx*", "*.h5", "*.ot"]
-        if any(file.startswith("unet/") and file.endswith(".safetensors") for file in files):
-            skip += ["*.bin", "*.ckpt"]
-        if any(file.startswith("unet/") and _plain(file) for file in files):
-            skip += ["*.fp16.*", "*.non_ema.*"]
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, allow_patterns=patterns, ignore_patterns=skip, tqdm_class=Bar
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        try:  # offline, perhaps, but fetched before
-            return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError):
-            raise Unloadable(
-                f"{repository} could not be fetched from the hub ({type(error).__name__}); "
-                "check its name and the network, or give a folder"
-            ) from error
-
-
-class _Nowhere:
-    """Where a progress bar writes that somebody else shows."""
-
-    def write(self, text: str) -> None: ...
-    def flush(self) -> None: ...
-
-
-def _plain(file: str) -> bool:
-    return file.endswith(("model.safetensors", "model.bin"))
-
-
 def _refuse_other_layouts(name: str, index: dict[str, Any], folder: Path) -> None:
     unet = _json(folder / "unet" / "config.json")
     if "text_encoder_2" in index or unet.get("addition_embed_type") == "text_time":
@@ -200,7 +124,7 @@ def _refuse_other_layouts(name: str, index: dict[str, Any], folder: Path) -> Non
             f"{name} has a UNet of {unet['in_channels']} input channels; inpainting here blends with a mask "
             "and takes an ordinary model of 4"
         )
-    missing = [part for part in PARTS[:5] if not (folder / part).is_dir()]
+    missing = [part for part in NEEDED if not (folder / part).is_dir()]
     if missing:
         raise Unloadable(f"{name} lacks the folders {', '.join(missing)}")
 
@@ -208,24 +132,28 @@ def _refuse_other_layouts(name: str, index: dict[str, Any], folder: Path) -> Non
 def _fuse_lora(name: str, unet: Any, index: dict[str, Any], folder: Path, lora: str, report: Report) -> None:
     """Make a base model a consistency model. A folder saved with an LCMScheduler has it fused already."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loras
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     inside = folder / "lcm_lora"
     if lora:
-        source = (
-            Path(lora).expanduser() if Path(lora).expanduser().exists() else _download(lora, ["*"], report)
-        )
+        given = Path(lora).expanduser()
+        source = given if given.exists() else download(lora, ["*.safetensors"], report)
     elif inside.is_dir():
         source = inside
     elif index.get("scheduler", ["", ""])[1] == "LCMScheduler":
         return
     else:
-        source = _download(LCM_LORA, ["*.safetensors"], report)
+        source = download(LCM_LORA, ["*.safetensors"], report)
     state, alphas = Loras.lora_state_dict(source)
-    Loras.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
-    if not getattr(unet, "peft_config", None):
-        raise Unloadable(
-            f"the LCM-LoRA for {name} changes no layer of its UNet; it is for another kind of model"
-        )
+    wanted = sum(key.startswith("unet.") and (".lora_A." in key or "lora.down." in key) for key in state)
+    try:
+        Loras.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
+    except (RuntimeError, ValueError) as error:  # tensors of other shapes; no layer found at all
+        raise Unloadable(f"the LCM-LoRA does not fit {name}: it is for another kind of UNet") from error
+    # peft leaves out what it does not find and says so in a log at most.
+    found = sum(isinstance(layer, BaseTunerLayer) for layer in unet.modules())
+    if not found == wanted > 0:
+        raise Unloadable(f"the LCM-LoRA does not fit {name}: {found} of its {wanted} layers are there")
     unet.fuse_lora()
     unet.unload_lora()
 
@@ -238,7 +166,7 @@ def _vae_folder(name: str, folder: Path, wanted: str, report: Report) -> Path:
     if wanted == "full":
         raise Unloadable(f"{name} has a tiny VAE only; start with vae=auto")
     beside = folder / "vae_tiny"
-    return beside if beside.is_dir() else _download(TINY_VAE, ["*.safetensors", "*.json"], report)
+    return beside if beside.is_dir() else download(TINY_VAE, ["*.safetensors", "*.json"], report)
 
 
 def _safety(index: dict[str, Any], folder: Path, dtype: torch.dtype) -> tuple[Any | None, Any | None]:
