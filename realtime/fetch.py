@@ -98,7 +98,7 @@ class Fetcher:
         if len(url) > MAX_URL:
             raise Refusal(f"has {len(url)} characters, the limit is {MAX_URL}")
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(url.strip())
             port = parts.port
         except ValueError:
             raise Refusal("cannot be read") from None

@@ -42,7 +42,7 @@ class Media:
         field: the request field it came from, named in errors. Raises ImageError, FetchError.
         """
         if isinstance(source, str) and ":" in source[:2048] and not _is_data(source):
-            source = await self._fetcher.get(source.strip(), field)
+            source = await self._fetcher.get(source, field)
         limit = OFF_LOOP_ITEMS if isinstance(source, Mapping) else OFF_LOOP
         if len(source) > limit:
             return await asyncio.to_thread(self._admit, source, field)
@@ -94,7 +94,7 @@ def _decode(source: str | Mapping[str, Any]) -> bytes:
             )
         payload = unquote_to_bytes(payload).decode("latin-1")
     try:
-        if head.rstrip().lower().endswith(";base64"):
+        if head[-64:].rstrip().lower().endswith(";base64"):
             return _base64(payload)
         return payload.encode("latin-1")
     except (UnicodeEncodeError, binascii.Error):
@@ -106,17 +106,19 @@ def _base64(text: str) -> bytes:
 
     Raises UnicodeEncodeError, binascii.Error.
     """
-    text = text.rstrip("= \t\r\n")
     parts: list[bytes] = []
-    left = b""
-    # Piece by piece, because one C call over 16 MiB would keep the event loop's thread waiting for 50 ms.
+    left, padded = b"", False
+    # Piece by piece, because one C call over 16 MiB would keep the event loop's thread waiting for 80 ms.
     for at in range(0, len(text), STRIDE):
-        raw = left + text[at : at + STRIDE].encode("ascii").translate(_PLAIN, b" \t\r\n")
-        whole = len(raw) - len(raw) % 4
-        if b"=" in raw:
+        piece = text[at : at + STRIDE].encode("ascii").translate(_PLAIN, b" \t\r\n")
+        digits = piece.rstrip(b"=")
+        if b"=" in digits or (padded and digits):
             raise binascii.Error("padding inside")
-        parts.append(binascii.a2b_base64(raw[:whole], strict_mode=True))
-        left = raw[whole:]
+        padded = len(digits) < len(piece) or padded
+        left += digits
+        whole = len(left) - len(left) % 4
+        parts.append(binascii.a2b_base64(left[:whole], strict_mode=True))
+        left = left[whole:]
     parts.append(binascii.a2b_base64(left + b"=" * (-len(left) % 4), strict_mode=True))
     return b"".join(parts)
 

@@ -13,7 +13,7 @@ import pytest
 
 from realtime.errors import FetchError, ImageError, InvalidInput
 from realtime.fetch import Fetcher
-from realtime.images import MAX_ESCAPES, Image, Media
+from realtime.images import MAX_ESCAPES, STRIDE, Image, Media
 from realtime.settings import Settings
 from tests.origin import always, origin, response
 from tests.pictures import data_uri, jpeg, picture, png, turned
@@ -91,6 +91,10 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     ),
     "base64 one letter long": ("data:image/png;base64,Q", "base64 is damaged"),
     "base64 with padding inside": (f"data:image/png;base64,{BASE64[:40]}={BASE64[40:]}", "base64 is damaged"),
+    "base64 with padding between pieces": (
+        "data:image/png;base64," + "A" * (STRIDE - 2) + "==" + "A" * 4,
+        "base64 is damaged",
+    ),
     "base64 with an umlaut": (f"data:image/png;base64,ä{BASE64}", "base64 is damaged"),
     "text": ("a black cat", "neither a data URI, an https URL nor base64"),
     "umlauts": ("süß", "neither a data URI, an https URL nor base64"),
@@ -158,27 +162,35 @@ async def test_sixteen_megabytes_of_base64_do_not_stop_the_loop(media: Media) ->
         "data:image/png;base64," + " " * (16 << 20),
         "data:image/png," + "%41" * MAX_ESCAPES,
         "A" * (16 << 20),
+        "A" * (8 << 20) + "=" * (8 << 20),
+        "data:" + ";" * (16 << 20),
+        "data:" + " " * (16 << 20) + ",",
+        "x:" + " " * (16 << 20),
     ]
     for source in sources:
         gaps = [await _longest_gap(media, source) for _ in range(3)]
-        assert min(gaps) <= 0.05, source[:30]
+        assert min(gaps) <= 0.03, source[:30]
 
 
 async def _longest_gap(media: Media, source: str) -> float:
-    """The longest the loop was away while `source` was opened, seconds."""
+    """The longest the loop was away while `source` was opened, seconds of this process's CPU time.
+
+    Not wall time: other processes on the machine are not what is measured.
+    """
     done = asyncio.Event()
     gap = 0.0
 
     async def watch() -> None:
         nonlocal gap
-        t0 = time.perf_counter()
+        t0 = time.process_time()
         while not done.is_set():
             await asyncio.sleep(0)
-            t1 = time.perf_counter()
+            t1 = time.process_time()
             gap, t0 = max(gap, t1 - t0), t1
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch())
+        await asyncio.sleep(0)
         try:
             await media.open(source, "image_url")
         except InvalidInput:
