@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -27,8 +28,10 @@ class LinkError(Exception):
 def pack(message: Any) -> bytes:
     """One frame. Raises LinkError for what cannot cross: over MAX_FRAME, or text that is no Unicode."""
     try:
-        body: bytes = msgpack.packb([type(message).__name__, _plain(message)])
-    except (ValueError, TypeError, OverflowError) as error:  # UnicodeEncodeError is a ValueError
+        kind = type(message)
+        body: bytes = msgpack.packb([kind.__name__, _WRITERS[kind](message)])
+    # UnicodeEncodeError is a ValueError; KeyError and AttributeError: no message, or not whole
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise LinkError(f"{type(message).__name__} cannot be packed: {type(error).__name__}") from None
     if len(body) > MAX_FRAME:
         raise LinkError(f"{type(message).__name__} of {len(body)} bytes, the limit is {MAX_FRAME}")
@@ -84,13 +87,25 @@ class Decoder:
         self._dead = error
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses as lists of their fields, at any depth the messages have."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [_plain(getattr(value, name)) for name in _NAMES[type(value)]]
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
+def _writer(kind: Any) -> Callable[[Any], Any] | None:
+    """What turns a `kind` into a plain value, the inverse of its reader; None where it already is one."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        names = _names(kind)
+        hints = typing.get_type_hints(kind)
+        nested = [(at, write) for at, name in enumerate(names) if (write := _writer(hints[name]))]
+        fields = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+        def write(value: Any) -> Any:
+            values = list(fields(value))
+            for at, inner in nested:
+                values[at] = inner(values[at])
+            return values
+
+        return write
+    if typing.get_origin(kind) is list:
+        item = _writer(typing.get_args(kind)[0])
+        return None if item is None else lambda values: [item(value) for value in values]
+    return None
 
 
 def _reader(kind: Any) -> Callable[[Any], Any] | None:
@@ -118,16 +133,8 @@ def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
-def _nested(kind: Any) -> Iterator[Any]:
-    yield kind
-    for hint in typing.get_type_hints(kind).values():
-        for inner in (hint, *typing.get_args(hint)):
-            if dataclasses.is_dataclass(inner):
-                yield from _nested(inner)
-
-
-_NAMES: dict[type[Any], tuple[str, ...]] = {
-    inner: _names(inner) for kind in KINDS.values() for inner in _nested(kind)
+_WRITERS: dict[type[Any], Callable[[Any], Any]] = {
+    kind: write for kind in KINDS.values() if (write := _writer(kind))
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
     name: read for name, kind in KINDS.items() if (read := _reader(kind))
