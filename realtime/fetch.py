@@ -146,10 +146,11 @@ class Fetcher:
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _addresses, host, port)
+        return await loop.run_in_executor(self._threads, addresses, host, port)
 
 
-def _addresses(host: str, port: int) -> list[str]:
+def addresses(host: str, port: int) -> list[str]:
+    """What the system's resolver makes of a host, odd spellings of addresses included. Blocks."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -177,14 +178,14 @@ class Guard(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         try:
-            addresses = await self._resolve(host, port)
+            found = await self._resolve(host, port)
         except (OSError, UnicodeError):
-            addresses = []
+            found = []
         # One private address among public ones is an attack or a mistake; neither is worth a try.
         # Both cases read the same to the caller, who learns nothing about names inside our network.
-        if not addresses or not (self._private or all(map(is_public, addresses))):
+        if not found or not (self._private or all(map(is_public, found))):
             raise Refusal("does not lead to a public address")
-        *others, last = addresses[:MAX_ADDRESSES]
+        *others, last = found[:MAX_ADDRESSES]
         for address in others:
             try:
                 return await self._inner.connect_tcp(address, port, CONNECT_S, local_address, socket_options)
