@@ -41,6 +41,23 @@ function context(canvas) {
 /** @param {number} side */
 const sheet = (side) => context(Object.assign(document.createElement("canvas"), { width: side, height: side }));
 
+/** Ink of the mask: seen on any colour, opaque everywhere, so that its alpha is the mask. */
+function stripes() {
+  const ctx = sheet(12);
+  ctx.fillStyle = "#ffffff";
+  ctx.fillRect(0, 0, 12, 12);
+  ctx.strokeStyle = "#5b4bff";
+  ctx.lineWidth = 4.2;
+  ctx.lineCap = "butt";
+  ctx.beginPath();
+  for (const x of [-6, 6, 18]) {
+    ctx.moveTo(x - 12, 18);
+    ctx.lineTo(x + 12, -6);
+  }
+  ctx.stroke();
+  return /** @type {CanvasPattern} */ (ctx.createPattern(ctx.canvas, "repeat"));
+}
+
 export class Drawing {
   /** @type {Tool} */
   tool = "brush";
@@ -53,6 +70,7 @@ export class Drawing {
   #history = new History(UNDO_BYTES);
   #before = sheet(SIDE);
   #packed = sheet(SIDE);
+  #stripes = stripes();
   /** @type {{layer: CanvasRenderingContext2D, erase: boolean, last: Point, mid: Point, box: Box, marks: Marks} | null} */
   #stroke = null;
 
@@ -187,7 +205,7 @@ export class Drawing {
   /** @param {CanvasRenderingContext2D} layer @param {boolean} erase */
   #ink(layer, erase) {
     layer.globalCompositeOperation = erase && layer === this.mask ? "destination-out" : "source-over";
-    layer.strokeStyle = layer === this.mask ? "#5b4bff" : erase ? PAPER : this.colour;
+    layer.strokeStyle = layer === this.mask ? this.#stripes : erase ? PAPER : this.colour;
   }
 
   /** @param {Point} from @param {Point} by @param {Point} to */

@@ -27,7 +27,7 @@ const controls = new Controls(change);
 const drawing = new Drawing($("paint"), $("mask"), change);
 const picture = new Picture($("picture"));
 const meter = new Meter();
-const tools = new Tools(drawing, complain, () => setSource("draw"));
+const tools = new Tools(drawing, { complain, brought: () => setSource("draw"), chosen });
 new Pen($("paper"), $("nib"), drawing, () => setSource("draw"));
 const server = new Server(base, adapt);
 /** @type {import("./connection.js").Phase} */
@@ -46,7 +46,8 @@ const connection = new Connection(base, APP, {
 
 /** Something the picture depends on is different. */
 function change() {
-  $("paper").dataset.blank = String(!drawing.marks.painted);
+  $("paper").dataset.blank = String(!drawing.marks.painted && !drawing.marks.masked);
+  $("unmask").hidden = !drawing.marks.masked;
   tools.refresh();
   if (!greeted) return;
   connection.want();
@@ -97,7 +98,7 @@ async function shown(reply, flight) {
 
 /** @param {import("./connection.js").Refusal} refusal */
 function refused({ reason, error, detail }) {
-  complain(detail ? controls.blame(detail) : reason || error);
+  complain(controls.blame(detail ?? []) || (detail ? "" : reason || error));
   busy();
 }
 
@@ -170,6 +171,11 @@ function sourceChanged() {
   change();
 }
 
+/** Repainting needs something to repaint: on empty paper, the picture itself. @param {string} tool */
+function chosen(tool) {
+  if (tool === "mask" && !drawing.marks.painted) takePicture();
+}
+
 function takePicture() {
   if (!picture.file) return;
   drawing.place(picture.canvas);
@@ -183,6 +189,7 @@ function save() {
 suggest(PROMPTS);
 for (const to of ["draw", "type"]) $(`source-${to}`).addEventListener("change", sourceChanged);
 $("take").addEventListener("click", takePicture);
+$("unmask").addEventListener("click", () => drawing.clearMask());
 $("save").addEventListener("click", save);
 $("veil-now").addEventListener("click", () => connection.open());
 $("key-form").addEventListener("submit", () => {

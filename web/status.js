@@ -23,7 +23,7 @@ export function standing(phase, info, waiting, now) {
   }
   const { state = "ready", progress } = info.engine ?? {};
   if (state !== "ready") {
-    const text = { starting: "Loading the model", restarting: "The engine is restarting" }[state] ?? "The engine has stopped";
+    const text = { starting: "Loading the model", restarting: "The engine is restarting", draining: "The server is restarting" }[state] ?? "The engine has stopped";
     const share = progress?.total ? Math.min(1, progress.done / progress.total) : null;
     const tone = state === "stopped" ? "bad" : "wait";
     return { tone, text, veil: [text, progress?.text || progress?.stage].filter(Boolean).join(": "), progress: share };

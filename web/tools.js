@@ -24,11 +24,14 @@ export class Tools {
   /** @type {HTMLInputElement} */
   #file = $("file");
 
-  /** @param {Drawing} drawing @param {(problem: string) => void} complain @param {() => void} brought called when a picture was laid on the paper */
-  constructor(drawing, complain, brought) {
+  /**
+   * @param {Drawing} drawing
+   * @param {{complain: (problem: string) => void, brought: () => void, chosen: (tool: Tool) => void}} ends
+   *   brought: a picture was laid on the paper
+   */
+  constructor(drawing, ends) {
     this.drawing = drawing;
-    this.complain = complain;
-    this.brought = brought;
+    this.ends = ends;
     $("tools").addEventListener("change", (event) => this.#take(/** @type {HTMLInputElement} */ (event.target).value));
     this.#size.addEventListener("input", () => (drawing.size = Number(this.#size.value)));
     $("undo").addEventListener("click", () => drawing.undo());
@@ -97,6 +100,7 @@ export class Tools {
   #take(tool) {
     this.drawing.tool = /** @type {Tool} */ (tool);
     $("paper").dataset.tool = tool;
+    this.ends.chosen(this.drawing.tool);
   }
 
   /** @param {string} colour */
@@ -113,9 +117,9 @@ export class Tools {
       const bitmap = await createImageBitmap(file);
       this.drawing.place(bitmap);
       bitmap.close();
-      this.brought();
+      this.ends.brought();
     } catch {
-      this.complain(`${file.name || "That"} is no picture this browser can read`);
+      this.ends.complain(`${file.name || "That"} is no picture this browser can read`);
     }
     this.#file.value = "";
   }

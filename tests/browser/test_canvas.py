@@ -135,6 +135,20 @@ async def test_only_what_is_masked_is_repainted(page: Page, server: Server) -> N
     assert near(canvas.sent_colour(canvas.requests(page)[-1], 0.5, 0.5), RED)
 
 
+async def test_repainting_on_empty_paper_starts_from_the_picture(page: Page, server: Server) -> None:
+    await open_canvas(page, server.url)
+    before = await canvas.shown(page)
+    await page.click("label[for=tool-mask]")
+    await page.drag("#paper", LINE)
+    await canvas.prompt(page, "a white cloud")
+    await canvas.rest(page)
+    assert near(await canvas.shown(page, 0.5, 0.1), before)
+    assert near(await canvas.shown(page, 0.5, 0.5), colour_of("a white cloud", 42))
+    await page.click("#unmask")
+    await canvas.rest(page)
+    assert "mask_bytes" not in canvas.requests(page)[-1]
+
+
 async def test_undo_redo_and_clear(page: Page, server: Server) -> None:
     await open_canvas(page, server.url)
     await canvas.colour(page, "#ff0000")

@@ -69,3 +69,15 @@ def test_msgpack_agrees_with_python_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_fill_history_status_and_override() -> None:
     run("page.test.js")
+
+
+@pytest.mark.timeout(60)
+def test_types_hold() -> None:
+    compiler = HERE / "node_modules" / ".bin" / "tsc"
+    if not compiler.exists():
+        pytest.skip(
+            "NO TYPESCRIPT: the types of web/ are not checked; `python -m tests.browser.install` gets it"
+        )
+    project = HERE.parent.parent / "web" / "jsconfig.json"
+    result = subprocess.run([compiler, "-p", project], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
