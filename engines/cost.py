@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 
@@ -49,17 +50,17 @@ class Cost:
 
     @staticmethod
     def _estimate(seen: dict[int, float], size: int) -> float:
-        below = {s: seconds for s, seconds in seen.items() if s < size}
-        above = [s for s in seen if s > size]
-        bounds = [seconds * size / s for s, seconds in below.items()]
-        if size in seen:
-            bounds.append(seen[size])
-        elif above and below:
-            low, high = max(below), min(above)
-            bounds.append(seen[low] + (seen[high] - seen[low]) * (size - low) / (high - low))
-        elif above:
-            bounds.append(seen[min(above)])
-        return max([min(bounds, default=0.0), *below.values()]) if below else min(bounds, default=0.0)
+        """On the chords between the known sizes, once what was seen has been made a possible curve."""
+        curve: dict[int, float] = {}
+        for known in sorted(seen):
+            dearest = min((seconds * known / s for s, seconds in curve.items()), default=math.inf)
+            curve[known] = max([min(seen[known], dearest), *curve.values()])
+        low = max((s for s in curve if s <= size), default=None)
+        high = min((s for s in curve if s >= size), default=None)
+        if low is None or high is None:
+            return curve[low] * size / low if low else curve[high] if high else 0.0
+        share = (size - low) / (high - low) if high > low else 0.0
+        return curve[low] + (curve[high] - curve[low]) * share
 
 
 class Accounts:
@@ -74,12 +75,14 @@ class Accounts:
         self._served: dict[str, float] = {}
 
     def level(self, active: Collection[str]) -> None:
-        """Raise the floor to the least served of `active`; forget absentees who owe nothing."""
+        """Raise the floor to the least served of `active`; forget those absentees who owe least."""
         for name in active:
             self._served[name] = max(self._served.get(name, 0.0), self.floor)
         self.floor = min((self._served[name] for name in active), default=self.floor)
         if len(self._served) > 2 * len(active) + 64:
-            self._served = {n: s for n, s in self._served.items() if n in active or s > self.floor}
+            owing = sorted(self._served.keys() - set(active), key=self._served.__getitem__)
+            for name in owing[: -len(active) - 32]:
+                del self._served[name]
 
     def charge(self, name: str, seconds: float, weight: float) -> None:
         self._served[name] = max(self._served.get(name, 0.0), self.floor) + seconds / weight

@@ -3,7 +3,9 @@
     reader thread   link -> inbox; end of file ends the process at once
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
     pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
-    writer thread   outbox -> link, bounded: a gateway that does not read stops the engine, not its memory
+    writer thread   outbox -> link
+
+Pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the memory.
 
 A `Fault` refuses one ticket. Any other exception, on any thread, is written to stderr once and ends
 the process: its memory is not trusted any more, and the gateway sees the end of file in milliseconds.
@@ -15,6 +17,7 @@ done, refused, superseded, cancelled, and what the pipeline counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -37,6 +40,7 @@ from engines.schedule import Call, Request, Schedule
 
 MAX_HELD = 4096  # requests in this process; more are refused
 OUTBOX = 256  # replies the gateway has not read yet
+ENCODING = 64  # drawn pictures that wait for the pool
 DECODE_GROUP = 4  # pictures per VAE decode: the first of many finished ones leave before the last is decoded
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -89,6 +93,7 @@ class Loop:
         self.outbox: queue.Queue[bytes] = queue.Queue(OUTBOX)
         self.cost = Cost()
         self.pool = ThreadPoolExecutor(pool, thread_name_prefix="pool")
+        self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, _Drawing] = {}
         self._counts = dict.fromkeys(
             ("steps", "rows", "slots", "taken", "done", "refused", "superseded", "cancelled"), 0
@@ -187,6 +192,7 @@ class Loop:
             if isinstance(pixels, Fault):
                 self._refuse(ticket, pixels)
             else:
+                self._encoding.acquire()
                 self.pool.submit(self._fatal(self._encode), drawing, image, pixels)
 
     # ---- what comes in ----
@@ -298,6 +304,12 @@ class Loop:
         self.inbox.put(_Inputs(ticket, result, time.monotonic() - began))
 
     def _encode(self, drawing: _Drawing, image: int, pixels: Any) -> None:
+        try:
+            self._finish_image(drawing, image, pixels)
+        finally:
+            self._encoding.release()
+
+    def _finish_image(self, drawing: _Drawing, image: int, pixels: Any) -> None:
         job = drawing.submit.job
         began = time.monotonic()
         try:
@@ -344,9 +356,10 @@ class Loop:
 
     def _read(self) -> None:
         decoder = Decoder()
-        while data := self.sock.recv(1 << 18):
-            for message in decoder.feed(data):
-                self.inbox.put(message)
+        with contextlib.suppress(OSError):  # a reset: it left replies unread
+            while data := self.sock.recv(1 << 18):
+                for message in decoder.feed(data):
+                    self.inbox.put(message)
         os._exit(0)  # the gateway is gone, and with it everybody who could want a picture
 
     def _write(self) -> None:

@@ -1,0 +1,309 @@
+"""The engine process as the gateway sees it: a real process on a real link, drawing fake pictures."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from engines.fake import colour_of
+from engines.link import Decoder, pack
+from engines.messages import (
+    Cancel,
+    Done,
+    Dropped,
+    Job,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Refused,
+    Submit,
+)
+
+pytestmark = pytest.mark.proc
+
+
+class Process:
+    """`python -m engines` at the other end of a socketpair."""
+
+    def __init__(self, model: str = "fake", *options: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(10)
+        command = [sys.executable, "-P", "-m", "engines", "--fd", str(theirs.fileno()), "--model", model]
+        self.process = subprocess.Popen(
+            [*command, *options], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
+        )
+        theirs.close()
+        self.received: list[Any] = []
+        self._messages = self._read()
+
+    def _read(self) -> Iterator[Any]:
+        decoder = Decoder()
+        while data := self.socket.recv(65536):
+            yield from decoder.feed(data)
+
+    def next(self) -> Any:
+        """The next message; raises StopIteration at the end of the link, TimeoutError after 10 s."""
+        message = next(self._messages)
+        self.received.append(message)
+        return message
+
+    def until(self, kind: type, count: int = 1) -> list[Any]:
+        """Read until `count` more messages of a kind have come; these."""
+        found: list[Any] = []
+        while len(found) < count:
+            message = self.next()
+            if isinstance(message, kind):
+                found.append(message)
+        return found
+
+    def ready(self) -> Process:
+        self.until(Ready)
+        return self
+
+    def send(self, *messages: Any) -> None:
+        self.socket.sendall(b"".join(pack(message) for message in messages))
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.wait(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def submit(ticket: int, prompt: str = "", session: str = "", **given: Any) -> Submit:
+    envelope = {name: given.pop(name) for name in ("buffering", "deadline_s", "weight") if name in given}
+    job = Job(**({"prompt": prompt or f"p{ticket}", "seed": ticket, "width": 64, "height": 64} | given))
+    return Submit(ticket, session or f"s{ticket}", time.monotonic(), job, **envelope)
+
+
+def colour(data: bytes) -> tuple[int, ...]:
+    return Image.open(io.BytesIO(data)).convert("RGB").getpixel((3, 3))
+
+
+def png(colour: Any = (1, 2, 3), size: tuple[int, int] = (64, 64)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def engine() -> Iterator[Process]:
+    with Process("fake:base_ms=1,row_ms=0.2,vae_ms=0.1") as process:
+        yield process.ready()
+
+
+# ---- the start ----
+
+
+def test_the_fake_engine_starts_in_half_a_second_without_torch():
+    with Process() as engine:
+        engine.ready()
+        times = psutil.Process(engine.process.pid).cpu_times()
+        assert times.user + times.system < 0.5  # of a CPU: this machine may be doing other things
+        maps = {entry.path for entry in psutil.Process(engine.process.pid).memory_maps()}
+    assert not [path for path in maps if "/torch/" in path]
+
+
+def test_progress_comes_before_ready_and_ready_says_what_was_loaded():
+    with Process("fake:size=256") as engine:
+        engine.ready()
+    *progress, ready = engine.received
+    assert [type(message) for message in progress] == [Progress] * len(progress)
+    assert {message.stage for message in progress} == {"import", "load"}
+    assert ready.pid == engine.process.pid
+    assert (ready.models[0].name, ready.models[0].native) == ("fake", 256)
+    assert set(ready.started_s) == {"import", "load"}
+
+
+# ---- answers ----
+
+
+def test_everybody_gets_their_own_picture_exactly_once(engine):
+    engine.send(*(submit(n, format="png", session=f"user {n % 7}", steps=1 + n % 5) for n in range(60)))
+    answers = {done.ticket: done for done in engine.until(Done, 60)}
+    assert sorted(answers) == list(range(60))
+    for ticket, done in answers.items():
+        assert colour(done.pictures[0].data) == colour_of(f"p{ticket}", ticket)
+        assert (done.pictures[0].width, done.pictures[0].height) == (64, 64)
+        assert done.pictures[0].content_type == "image/png"
+        assert done.seed == ticket
+
+
+def test_the_timings_add_up(engine):
+    engine.send(submit(1, steps=6), submit(2, steps=3))
+    for done in engine.until(Done, 2):
+        timings = done.timings
+        assert set(timings) >= {
+            "queue",
+            "inputs",
+            "text",
+            "vae_encode",
+            "steps",
+            "vae",
+            "encode",
+            "inference",
+        }
+        assert len(timings["steps"]) == (6 if done.ticket == 1 else 3)
+        calls = sum(step["seconds"] for step in timings["steps"])
+        assert all(step["seconds"] >= 0.001 and step["batch"] in (1, 2) for step in timings["steps"])
+        assert timings["inference"] == pytest.approx(
+            timings["text"] + timings["vae_encode"] + calls + timings["vae"]
+        )
+        assert 0 <= timings["queue"] < 5
+        assert done.finished <= time.monotonic()
+
+
+def test_frames_of_many_sessions_share_calls(engine):
+    engine.send(*(submit(n, steps=8) for n in range(8)))
+    batches = [step["batch"] for done in engine.until(Done, 8) for step in done.timings["steps"]]
+    assert max(batches) >= 7
+
+
+def test_images_of_one_request_come_together_in_the_order_of_their_seeds():
+    with Process("fake:base_ms=1,row_ms=0", "--max-batch", "3") as engine:
+        engine.ready().send(submit(1, "fox", count=8, format="png"))
+        (done,) = engine.until(Done)
+    assert [colour(picture.data) for picture in done.pictures] == [colour_of("fox", 1 + n) for n in range(8)]
+
+
+def test_a_picture_is_decoded_and_one_that_is_none_refused(engine):
+    engine.send(submit(1, image=png(size=(32, 48)), width=72, height=40), submit(2, image=b"GIF89a"))
+    engine.until(Refused)
+    refused = engine.received[-1]
+    assert (refused.ticket, refused.code, refused.field) == (2, "image", "image")
+    (done,) = [m for m in engine.received if isinstance(m, Done)] or engine.until(Done)
+    assert Image.open(io.BytesIO(done.pictures[0].data)).size == (72, 40)
+    assert done.timings["inputs"] > 0
+
+
+def test_a_fault_refuses_one_ticket_and_no_other(engine):
+    engine.send(submit(1, steps=8), submit(2, "!fault"), submit(3, steps=8))
+    (refused,) = engine.until(Refused)
+    assert (refused.ticket, refused.code, refused.field) == (2, "invalid", "prompt")
+    assert {done.ticket for done in engine.until(Done, 2)} == {1, 3}
+
+
+def test_newest_wins_and_the_superseded_are_told(engine):
+    engine.send(submit(0, "!hang 0.2"))
+    engine.send(*(submit(n, session="x", buffering=2) for n in range(1, 8)))
+    assert [dropped.ticket for dropped in engine.until(Dropped, 5)] == [1, 2, 3, 4, 5]
+    assert {dropped.reason for dropped in engine.received if isinstance(dropped, Dropped)} == {"superseded"}
+    assert {done.ticket for done in engine.until(Done, 3)} == {0, 6, 7}
+
+
+def test_cancelled_tickets_are_not_answered(engine):
+    engine.send(submit(0, "!hang 0.1"), *(submit(n, session=f"s{n % 3}") for n in range(1, 10)))
+    engine.send(Cancel([3, 4, 5, 77]), Cancel([3]), submit(20))
+    assert {done.ticket for done in engine.until(Done, 8)} == {0, 1, 2, 6, 7, 8, 9, 20}
+    engine.send(Ping(1))
+    (pong,) = engine.until(Pong)
+    assert (pong.stats["cancelled"], pong.stats["waiting"], pong.stats["running"]) == (3, 0, 0)
+
+
+def test_a_ping_is_answered_by_the_step_loop_with_its_counters(engine):
+    engine.send(*(submit(n, steps=4) for n in range(4)))
+    engine.until(Done, 4)
+    engine.send(Ping(9))
+    (pong,) = engine.until(Pong)
+    assert pong.number == 9
+    stats = pong.stats
+    assert (stats["done"], stats["rows"], stats["refused"]) == (4, 16, 0)
+    assert 4 <= stats["steps"] <= 16
+    assert stats["occupancy"] == pytest.approx(stats["rows"] / stats["slots"])
+    assert 0 < stats["step_s"] <= stats["busy_s"]
+
+
+def test_a_hung_loop_answers_no_ping(engine):
+    engine.send(submit(1, "!hang 0.4"))
+    time.sleep(0.1)
+    engine.send(Ping(1))
+    asked = time.monotonic()
+    engine.until(Pong)
+    assert time.monotonic() - asked > 0.15
+
+
+def test_too_many_requests_are_refused_and_the_rest_drawn(engine):
+    engine.send(submit(0, "!hang 0.5"))
+    engine.send(*(submit(n, session="x", steps=1, width=8, height=8) for n in range(1, 4200)))
+    refused = engine.until(Refused, 50)
+    assert {message.code for message in refused} == {"out_of_memory"}
+    engine.send(Cancel(list(range(4200))), submit(5000))
+    while engine.until(Done)[0].ticket != 5000:
+        pass
+
+
+# ---- a gateway that misbehaves ----
+
+
+def test_a_gateway_that_does_not_read_stops_the_engine_and_loses_nothing(engine):
+    count = 1500
+    for n in range(count):
+        engine.send(submit(n, session=f"s{n % 50}", steps=1, width=128, height=128, format="png"))
+    memory = psutil.Process(engine.process.pid).memory_info().rss
+    time.sleep(0.5)
+    assert psutil.Process(engine.process.pid).memory_info().rss < memory + 20e6
+    assert sorted(done.ticket for done in engine.until(Done, count)) == list(range(count))
+
+
+@pytest.mark.parametrize("bytes_", [b"\xff" * 100, b"\0\0\0\1\xc1", pack(Pong(1, {}))])
+def test_garbage_ends_the_process(engine, bytes_):
+    engine.socket.sendall(bytes_)
+    assert engine.process.wait(5) == 70
+    assert b"LinkError" in engine.process.stderr.read()
+
+
+def test_an_unexpected_exception_is_written_once_and_ends_the_process(engine):
+    engine.send(*(submit(n, steps=12) for n in range(4)), submit(9, "!raise"))
+    with pytest.raises(StopIteration):
+        engine.until(Ready)
+    assert engine.process.wait(5) == 70
+    assert engine.process.stderr.read().count(b"Traceback") == 1
+
+
+@pytest.mark.parametrize("prompt", ["an idle fox", "!hang 20"])
+def test_the_end_of_the_link_ends_the_process_at_once(engine, prompt):
+    engine.send(submit(1, prompt))
+    time.sleep(0.1)
+    engine.socket.close()
+    closed = time.monotonic()
+    assert engine.process.wait(5) == 0
+    assert time.monotonic() - closed < 1.0
+
+
+def test_the_end_of_the_link_ends_a_process_that_is_still_loading():
+    with Process("fake:load_s=30") as engine:
+        engine.until(Progress)
+        engine.socket.close()
+        assert engine.process.wait(1.0) == 0
+
+
+def test_the_keys_of_a_terminal_do_not_reach_it(engine):
+    """Ctrl-C and a service manager's SIGTERM go to the whole group; only the gateway ends an engine."""
+    engine.process.terminate()
+    engine.process.send_signal(2)
+    engine.send(submit(1))
+    engine.until(Done)
+
+
+def test_a_process_whose_parent_is_gone_does_not_start():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs PR_SET_PDEATHSIG")
+    with Process("fake", "--parent", "1") as engine:
+        assert engine.process.wait(5) == 0
