@@ -100,6 +100,9 @@ class Fetcher:
         try:
             parts = urlsplit(url.strip())
             port = parts.port
+            target = quote(parts.path or "/", safe=_SAFE)
+            if parts.query:
+                target += "?" + quote(parts.query, safe=_SAFE)
         except ValueError:
             raise Refusal("cannot be read") from None
         if parts.scheme not in PORTS:
@@ -111,10 +114,7 @@ class Fetcher:
             port = PORTS[parts.scheme]
         if port not in self._ports and not self._settings.fetch_private:
             raise Refusal(f"names port {port}; only {', '.join(map(str, sorted(self._ports)))} are asked")
-        path = quote(parts.path or "/", safe=_PATH) + (
-            f"?{quote(parts.query, safe=_PATH)}" if parts.query else ""
-        )
-        return httpcore2.URL(scheme=parts.scheme, host=host, port=port, target=path)
+        return httpcore2.URL(scheme=parts.scheme, host=host, port=port, target=target)
 
     async def _once(self, url: httpcore2.URL) -> tuple[bytes, str | None]:
         """(body, None) or (b"", where to go instead)."""
@@ -248,7 +248,7 @@ _SPECIAL6 = [
     )
 ]
 
-_PATH = "/?:@!$&'()*+,;=-._~%"  # what a URL may hold unescaped (RFC 3986 §3.3)
+_SAFE = "/?:@!$&'()*+,;=-._~%"  # what a URL may hold unescaped (RFC 3986 §3.3)
 
 
 def _join(url: str, location: str) -> str:

@@ -158,7 +158,8 @@ def _entry(item: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {"loc": ["body", *item["loc"]], "msg": item["msg"], "type": item["type"]}
     value = item.get("input")
     if isinstance(value, str):
-        entry["input"] = value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…"
+        shown = value if len(value) <= ECHO_CHARS else value[:ECHO_CHARS] + "…"
+        entry["input"] = shown.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
     elif isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         entry["input"] = value
     if ctx := {k: v for k, v in item.get("ctx", {}).items() if isinstance(v, str | int | float)}:

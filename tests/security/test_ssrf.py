@@ -8,12 +8,15 @@ every target must hit: the detector is itself tested.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import cycle
 
 import httpcore2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realtime.errors import FetchError
 from realtime.fetch import Fetcher, Resolve, addresses, is_public
@@ -67,6 +70,9 @@ def names(addresses: Iterable[str]) -> list[str]:
 
 
 TARGETS = names([*INTERNAL4, *INTERNAL6]) + SPELT
+
+
+TLS = ssl.create_default_context()
 
 
 class Decoy(httpcore2.AnyIOBackend):
@@ -315,6 +321,40 @@ async def test_a_url_that_is_no_plain_web_address_is_refused(url: str, reason: s
         assert there.connections == 0
         assert decoy.asked == []
         await fetcher.aclose()
+
+
+parts = st.sampled_from(
+    [
+        "http://",
+        "https:",
+        "//",
+        "\\",
+        "@",
+        ":",
+        "[",
+        "]",
+        "%00",
+        "#",
+        "?",
+        "/",
+        ".",
+        "127.0.0.1",
+        "::1",
+        "\ud800",
+    ]
+)
+
+
+@given(st.lists(parts | st.text(max_size=4), max_size=12).map("".join))
+def test_any_text_is_refused_as_a_url_when_every_name_is_internal(url: str) -> None:
+    async def get() -> None:
+        fetcher = Fetcher(Settings(), ports=range(65536), resolve=answers(["127.0.0.1"]), tls=TLS)
+        with pytest.raises(FetchError) as caught:
+            await fetcher.get(url, "image_url")
+        await fetcher.aclose()
+        str(caught.value).encode()
+
+    asyncio.run(get())
 
 
 async def test_line_breaks_in_a_url_add_no_headers() -> None:

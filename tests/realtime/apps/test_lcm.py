@@ -252,6 +252,13 @@ def test_an_error_echoes_short_values_only() -> None:
     assert "secret" not in caught.value.reason
 
 
+def test_half_a_surrogate_pair_is_refused_and_not_echoed() -> None:
+    for field in ("prompt", "request_id", "model", "image_size"):
+        with pytest.raises(InvalidInput) as caught:
+            lcm(**{field: "\ud800"})
+        str(caught.value.frame()).encode()
+
+
 def test_image_to_image_needs_an_image_and_says_so_as_fal_does() -> None:
     for name in ("fal-ai/lcm-sd15-i2i", "fal-ai/lcm/image-to-image"):
         app = find(name)
