@@ -207,6 +207,7 @@ shortcuts.listen(
     "[": () => tools.resize(0.8),
     "]": () => tools.resize(1.25),
     delete: () => drawing.clear(),
+    backspace: () => drawing.clear(), // what a Mac calls Delete
     t: () => setSource(source() === "draw" ? "type" : "draw"),
     r: () => controls.roll(),
     l: () => controls.toggleLock(),

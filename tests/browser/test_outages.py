@@ -43,6 +43,20 @@ async def test_page_says_so_while_the_server_restarts_and_recovers_by_itself(pag
             assert await page.js("document.querySelector('#veil').hidden")
 
 
+async def test_a_frame_lost_with_its_server_is_sent_again(page: Page) -> None:
+    page.expected = "ERR_|WebSocket"
+    with serve() as first:
+        await open_canvas(page, first.url)
+        await canvas.prompt(page, "!slow 5")
+        await page.until("document.querySelector('#frame').ariaBusy === 'true'")
+        first.process.kill()
+        first.process.wait()
+        await page.until(f"/away/.test({STATE})")
+        with serve(port=first.port, state_dir=first.state_dir):
+            await canvas.rest(page, within_s=25)
+            assert near(await canvas.shown(page), colour_of("!slow 5", 42))
+
+
 async def test_a_frame_that_kills_the_engine_is_refused_and_the_page_goes_on(
     page: Page, server: Server
 ) -> None:
