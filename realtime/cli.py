@@ -61,7 +61,7 @@ def serve(
     except server.CannotServe as error:
         _stop(str(error))
     screen = Screen(Console(stderr=False), url=server.url(wanted, listener), model=wanted.model)
-    running = server.Server(wanted, on_change=screen.update)
+    running = server.Server(wanted, on_start=screen.start, on_change=screen.update)
     with screen:
         try:
             running.run(sockets=[listener])

@@ -24,6 +24,10 @@ class Screen:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
+        return self
+
+    def start(self) -> None:
+        """Requests are taken; the engine may still load for a while."""
         self._say(f"realtime is at {self._url}/")
         if self._console.is_terminal:
             self._bar = Progress(
@@ -36,7 +40,6 @@ class Screen:
             )
             self._bar.start()
             self._task = self._bar.add_task(f"starting the engine: {self._model}", total=None)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -82,12 +82,18 @@ def url(settings: Settings, listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Use once: `Server(settings).run(sockets=[listen(settings)])`.
 
-    on_change is called on the event loop whenever the engine's state or progress changes.
+    On the event loop: `on_start` is called when requests are taken and signals are ours, `on_change`
+    whenever the engine's state or progress changes.
     """
 
-    def __init__(self, settings: Settings, on_change: Callable[[Engine], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_start: Callable[[], None] | None = None,
+        on_change: Callable[[Engine], None] | None = None,
+    ) -> None:
         self.settings = settings
-        self._on_change = on_change
+        self._on_start, self._on_change = on_start, on_change
         self._gateway: Gateway | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
@@ -132,6 +138,11 @@ class Server(uvicorn.Server):
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await self._gateway.fetcher.aclose()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start()
 
     def _engine_changed(self) -> None:
         if self._gateway is not None:
