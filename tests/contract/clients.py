@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import msgpack
 import pytest
 from PIL import Image
 
@@ -192,8 +193,7 @@ class Client:
             while True:
                 for i, event in enumerate(self.events):
                     assert event["event"] != "crash", event["message"]
-                    fits = event["event"] in kinds and all(event.get(k) == v for k, v in match.items())
-                    if fits and i not in self.taken:
+                    if i not in self.taken and is_one(event, kinds, match):
                         self.taken.add(i)
                         return event
                 left = end - time.monotonic()
@@ -201,16 +201,21 @@ class Client:
                 self.news.wait(left)
 
     def seen(self, kind: str, **match: Any) -> list[Event]:
-        """All events of a kind until now, waited for or not."""
+        """All events of a kind until now, waited for or not; nobody can wait for them afterwards."""
         with self.news:
-            return [
-                e for e in self.events if e["event"] == kind and all(e.get(k) == v for k, v in match.items())
-            ]
+            found = {i: event for i, event in enumerate(self.events) if is_one(event, (kind,), match)}
+            self.taken |= found.keys()
+            return list(found.values())
 
-    def settle(self) -> None:
-        """Returns when the client has reported everything that has reached it."""
-        self.do("ping")
+    def settle(self, after_ms: float = 0) -> None:
+        """Returns when the client has reported everything that has reached it, and its timers have run."""
+        self.do("ping", after_ms=after_ms)
         self.wait("pong")
+
+    def sent(self) -> list[dict[str, Any]]:
+        """The messages that went over the wire until now."""
+        frames = self.seen("out")
+        return [json.loads(e["bytes"]) if e["text"] else msgpack.unpackb(e["bytes"]) for e in frames]
 
     def story(self) -> str:
         shown = [{k: str(v)[:200] for k, v in event.items()} for event in self.events[-20:]]
@@ -220,6 +225,10 @@ class Client:
         self.driver.stop()
         for crash in self.seen("crash"):
             raise AssertionError(crash["message"])
+
+
+def is_one(event: Event, kinds: Iterable[str], match: Mapping[str, Any]) -> bool:
+    return event["event"] in kinds and all(event.get(key) == value for key, value in match.items())
 
 
 class Live:

@@ -106,7 +106,8 @@ function control(load, emit) {
     close: ({ live }) => lives.get(live).close(),
     cut: () => open.forEach((socket) => socket.close(1000)),
     forge: ({ token }) => (forged.token = token),
-    ping: () => setTimeout(() => emit({ event: "pong" })), // after whatever this turn of the loop reports
+    // Later than whatever the client's own timers of up to `after_ms` and this turn of the loop report.
+    ping: ({ after_ms }) => setTimeout(() => emit({ event: "pong" }), after_ms),
   };
   return ({ do: name, ...rest }) => commands[name](rest);
 }

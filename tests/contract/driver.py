@@ -109,6 +109,7 @@ class Driver:
 
     def __init__(self, client: fal_client.SyncClient | fal_client.AsyncClient) -> None:
         self.client = client
+        self.fetch_token = type(client)._get_realtime_token
         self.contexts: dict[str, Any] = {}
         self.connections: dict[str, Any] = {}
         self.readers: set[asyncio.Task[None]] = set()
@@ -150,17 +151,20 @@ class Driver:
         context = self.contexts.pop(live)
         await wait_for(getattr(context, "__aexit__", None) or context.__exit__, None, None, None)
 
-    async def forge(self, token: str) -> None:
-        """Connections made from now on carry this token, as if `/tokens/` had answered it."""
+    async def forge(self, token: str | None) -> None:
+        """Connections made from now on carry this token, as if `/tokens/` had answered it; None: its own."""
 
-        async def forged(*_: Any, **__: Any) -> str:
+        async def forged(*_: Any, **__: Any) -> str | None:
             return token
 
-        kind = type(self.client)
-        asynchronous = isinstance(self.client, fal_client.AsyncClient)
-        kind._get_realtime_token = forged if asynchronous else lambda *_, **__: token  # type: ignore[method-assign, assignment]
+        kind: Any = type(self.client)
+        if token is None:
+            kind._get_realtime_token = self.fetch_token
+        else:
+            kind._get_realtime_token = forged if kind is fal_client.AsyncClient else lambda *_, **__: token
 
-    async def ping(self) -> None:
+    async def ping(self, after_ms: float) -> None:
+        await asyncio.sleep(after_ms / 1000)
         emit("pong")
 
 
