@@ -18,8 +18,10 @@ def picture(
     width: int = 64, height: int = 48, format: str = "PNG", mode: str = "RGB", **options: Any
 ) -> bytes:
     """A white picture whose upper left quarter is black."""
-    image = Image.new(mode, (width, height), "white" if mode != "I;16" else 65535)
-    ImageDraw.Draw(image).rectangle((0, 0, max(0, width // 2 - 1), max(0, height // 2 - 1)), fill=0)
+    image = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(image).rectangle((0, 0, max(0, width // 2 - 1), max(0, height // 2 - 1)), fill="black")
+    image = image.convert("L").convert("I").point(lambda level: level * 257) if mode == "I;16" else image
+    image = image.convert(mode)
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()

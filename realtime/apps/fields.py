@@ -77,7 +77,7 @@ Count = Annotated[
 RequestId = Annotated[
     str,
     Field(
-        max_length=1024,
+        max_length=65536,
         coerce_numbers_to_str=True,
         description="Returned unchanged in the answer, so that the caller can match the two.",
     ),
