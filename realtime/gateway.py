@@ -120,6 +120,7 @@ class Gateway:
             receive,
             transmit,
             scope["extensions"].get("realtime.abort", lambda: None),
+            scope["extensions"].get("realtime.writable", lambda: False),
             name=f"s{self._numbers}",
             buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
         )

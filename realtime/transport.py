@@ -43,7 +43,8 @@ class Core(ServerProtocol):
 class Frames(WebSocketsSansIOProtocol):
     """`Config.ws`. Its ASGI messages carry `started` and `received`, monotonic seconds of the first and
     last byte of a message; its scope carries `extensions["realtime.abort"]`, which cuts the connection at
-    once (closing a transport waits for its buffer: 928 s for a peer that vanished)."""
+    once (closing a transport waits for its buffer: 928 s for a peer that vanished), and
+    `extensions["realtime.writable"]`, which says whether `send` would return without waiting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -135,6 +136,7 @@ class Frames(WebSocketsSansIOProtocol):
         if not self.close_sent:
             extensions = cast(dict[str, Any], self.scope["extensions"])
             extensions["realtime.abort"] = self.transport.abort
+            extensions["realtime.writable"] = self.writable.is_set
 
     def handle_cont(self, event: Frame) -> None:
         if event.data:
