@@ -90,15 +90,25 @@ export class Controls {
     }
   }
 
-  /** The fields of a request that stand here. Strength only matters with a drawing. @param {boolean} withDrawing */
-  request(withDrawing) {
+  get fromDrawing() {
+    return $("strength-dial").dataset.idle === "false";
+  }
+
+  /** Strength only matters with a drawing. @param {boolean} drawn */
+  set fromDrawing(drawn) {
+    $("strength-dial").dataset.idle = String(!drawn);
+    $("strength-help").textContent = drawn ? "How far it may leave your drawing" : "Counts as soon as you draw";
+  }
+
+  /** The fields of a request that stand here. */
+  request() {
     if (!this.locked) this.seed.value = String(Math.floor(Math.random() * 1e6));
     return {
       prompt: this.prompt.value.trim(),
       num_inference_steps: Number(this.#range("num_inference_steps").value),
       guidance_scale: Number(this.#range("guidance_scale").value),
       seed: Math.min(Number(this.seed.value || 0), LARGEST_SEED),
-      ...(withDrawing && { strength: Number(this.#range("strength").value) }),
+      ...(this.fromDrawing && { strength: Number(this.#range("strength").value) }),
     };
   }
 

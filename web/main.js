@@ -48,6 +48,7 @@ const connection = new Connection(base, APP, {
 function change() {
   $("paper").dataset.blank = String(!drawing.marks.painted && !drawing.marks.masked);
   $("unmask").hidden = !drawing.marks.masked;
+  controls.fromDrawing = fromDrawing();
   tools.refresh();
   if (!greeted) return;
   connection.want();
@@ -60,15 +61,19 @@ function busy() {
   $("frame").ariaBusy = String(connection.busy);
 }
 
+/** Whether the drawing has a say. */
+function fromDrawing() {
+  return source() === "draw" && (drawing.marks.painted || drawing.marks.masked);
+}
+
 /** The request for a picture of this moment. */
 async function frame() {
-  const fromDrawing = source() === "draw" && (drawing.marks.painted || drawing.marks.masked);
-  const fields = controls.request(fromDrawing);
+  const fields = controls.request();
   if (!fields.prompt) return null;
   const side = Math.min(LARGEST_SIDE, server.info.suggestions?.native_size ?? server.info.models?.[0]?.native ?? 512);
   const request = { ...fields, image_size: { width: side, height: side } };
   // fal's demo apps ask for raw bytes instead of a data URI with this key; image_bytes asks for them too.
-  if (!fromDrawing) return { ...request, _force_msgpack: new Uint8Array() };
+  if (!controls.fromDrawing) return { ...request, _force_msgpack: new Uint8Array() };
   const image_bytes = await drawing.jpeg(side);
   if (!drawing.marks.masked) return { ...request, image_bytes };
   return { ...request, image_bytes, mask_bytes: await drawing.maskPng(side), inpaint_mask_only: true };
@@ -112,8 +117,13 @@ function entered(now) {
   const before = phase.name;
   phase = now;
   if (now.name === "open" && before !== "open") void server.ask().then(greet);
-  if (now.name === "locked") /** @type {HTMLDialogElement} */ ($("key-ask")).showModal();
+  if (now.name === "locked") askKey();
   tell();
+}
+
+function askKey() {
+  if (sessionStorage.getItem("key")) $("key-note").textContent = "The server did not take that key. It is kept in this tab only.";
+  /** @type {HTMLDialogElement} */ ($("key-ask")).showModal();
 }
 
 /** The first picture: draws the first suggestion without being asked. */
@@ -187,6 +197,7 @@ function save() {
 }
 
 suggest(PROMPTS);
+change();
 for (const to of ["draw", "type"]) $(`source-${to}`).addEventListener("change", sourceChanged);
 $("take").addEventListener("click", takePicture);
 $("unmask").addEventListener("click", () => drawing.clearMask());
