@@ -37,7 +37,7 @@ class Count(TorchDispatchMode):
 def operations(pipeline: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     job = Job("the sea", 1, 64, 64, count=rows)
     batch = pipeline.rows(job, None)
-    monkeypatch.setattr(pipeline.unet, "forward", lambda sample, *_, **__: (sample,))
+    monkeypatch.setattr(pipeline.denoiser.unet, "forward", lambda sample, *_, **__: (sample,))
     with Count() as count:
         pipeline.step(batch, rows)
     return count.names
