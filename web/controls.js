@@ -57,7 +57,7 @@ export class Controls {
   }
 
   get locked() {
-    return this.#lock.ariaPressed === "true";
+    return this.#lock.getAttribute("aria-pressed") === "true";
   }
 
   /** A new seed, now. */
@@ -68,7 +68,7 @@ export class Controls {
 
   /** Locked: the seed stays. Open: every picture rolls its own. */
   toggleLock() {
-    this.#lock.ariaPressed = String(!this.locked);
+    this.#lock.setAttribute("aria-pressed", String(!this.locked));
     $("seed-help").textContent = this.locked ? "Same seed, same picture" : "A new seed for every picture";
     this.changed();
   }

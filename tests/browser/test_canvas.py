@@ -283,15 +283,14 @@ async def test_on_a_phone_a_finger_draws_and_nothing_scrolls_sideways(page: Page
     assert await page.js("scrollY") == 0
 
 
-@pytest.mark.parametrize("size", [(320, 568), (360, 640), (667, 375), (820, 1180), (1280, 800), (2560, 1300)])
-async def test_no_size_overflows_sideways(page: Page, server: Server, size: tuple[int, int]) -> None:
-    await page.show_as(*size)
+async def test_no_size_overflows_sideways(page: Page, server: Server) -> None:
     await open_canvas(page, server.url)
-    assert await page.js("document.documentElement.scrollWidth") <= size[0]
-    for selector in (".drawing .row", ".drawing .palette", ".result .row", "#dials", "#meter", "#legend"):
-        assert await page.js(
-            f"(e => e.scrollWidth <= e.clientWidth + 1)(document.querySelector('{selector}'))"
-        ), selector
+    for size in [(320, 568), (360, 640), (667, 375), (820, 1180), (1280, 800), (2560, 1300)]:
+        await page.show_as(*size)
+        assert await page.js("document.documentElement.scrollWidth") <= size[0], size
+        for part in (".drawing .row", ".drawing .palette", ".result .row", "#dials", "#meter", "#legend"):
+            fits = f"(e => e.scrollWidth <= e.clientWidth + 1)(document.querySelector('{part}'))"
+            assert await page.js(fits), (part, size)
 
 
 async def test_nothing_moves_while_it_loads_and_draws(page: Page, server: Server) -> None:
