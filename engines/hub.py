@@ -45,14 +45,14 @@ def download(repository: str, patterns: Sequence[str], report: Report) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
     from tqdm.auto import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]  # the hub's only way to tell how far it is
+    class Bar(tqdm):  # type: ignore[misc]  # the hub's only way to tell how far it is
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             self.in_bytes = kwargs.get("unit") == "B"
             super().__init__(*args, **(kwargs | {"disable": False, "file": _Nowhere()}))
 
         def update(self, n: float | None = 1) -> bool | None:
-            told = super().update(n)
+            told: bool | None = super().update(n)
             if self.in_bytes:
                 report("download", self.n, self.total or 0, repository)
             return told
@@ -60,8 +60,11 @@ def download(repository: str, patterns: Sequence[str], report: Report) -> Path:
     report("download", 0, 0, repository)
     try:
         for kind in KINDS:
-            options = {"allow_patterns": list(patterns), "ignore_patterns": EVER + kind}
-            folder = Path(huggingface_hub.snapshot_download(repository, tqdm_class=Bar, **options))
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    repository, allow_patterns=list(patterns), ignore_patterns=EVER + kind, tqdm_class=Bar
+                )
+            )
             if _has_weights(folder):
                 return folder
     except (HfHubHTTPError, OSError) as error:

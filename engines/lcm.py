@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from engines import device as devices
 from engines import model as weights
-from engines import pixels, sampler
+from engines import sampler
 from engines.cache import Cache
+from engines.denoiser import Denoiser, LcmRow
+from engines.hub import Report
 from engines.messages import Job, Model
 from engines.pipeline import Fault
-from engines.pixels import Inputs, Pixels
+from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.safety import Safety
 from engines.text import Text
 from engines.vae import Posterior, Vae, to_uint8
@@ -25,30 +29,7 @@ from engines.vae import Posterior, Vae, to_uint8
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
 MAX_STEPS = 12
 MAX_IMAGES = 8
-
-
-@dataclass(eq=False, slots=True)
-class LcmRow:
-    """One picture being denoised. Tensors are on the model's device, float32 but for the embeddings."""
-
-    lane: str
-    steps: int
-    slots: int
-    job: Job
-    size: tuple[int, int]  # drawn, pixels
-    inputs: Inputs | None
-    latents: Tensor  # [C, h, w]
-    coefficients: Sequence[Tensor]  # of each step, [6]
-    noise: Sequence[Tensor]  # of each step, [C, h, w]
-    still: Sequence[Tensor]  # of each step, [C, h, w]
-    mask: Tensor  # [1, h, w]
-    embedding: Tensor  # [tokens, D]
-    negative: Tensor | None  # [tokens, D] with classifier-free guidance
-    guidance: Tensor  # [size of w embedding] for a model that takes one, else [1], the scale
-    timings: dict[str, float]
-    position: int = 0
-    unsafe: bool = False
-    checked: bool = False
+NO_MEMORY = "the device has no memory for a picture of this size now"
 
 
 @dataclass
@@ -68,7 +49,7 @@ class Lcm:
     models: list[Model] = field(default_factory=list, init=False)
     buckets: tuple[int, ...] = field(default=(), init=False)
 
-    def load(self, progress: weights.Report) -> None:
+    def load(self, progress: Report) -> None:
         """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
         torch.set_num_threads(self.threads)
         self.at, self.precision = devices.choose(self.device, self.dtype)
@@ -79,21 +60,15 @@ class Lcm:
 
     def take(self, loaded: weights.Weights) -> None:
         """Serve these weights."""
-        config = loaded.scheduler.config
-        self.unet = loaded.unet
-        self.prediction: str = config.prediction_type
-        self.original_steps: int = config.original_inference_steps
-        self.clip: float | None = config.clip_sample_range if config.clip_sample else None
-        self.table = sampler.tables(loaded.scheduler.alphas_cumprod, config.timestep_scaling)
-        self.embedded_guidance: int | None = loaded.unet.config.time_cond_proj_dim
+        self.denoiser = Denoiser(loaded.unet, loaded.scheduler)
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
         self.text = Text(loaded.tokenizer, loaded.text_encoder, Cache(self.cache_bytes // 4))
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
         self.codec = Vae(loaded.vae, loaded.scale)
-        self.safety = (
-            Safety(loaded.safety_checker, loaded.feature_extractor) if loaded.safety_checker else None
-        )
+        self.safety = None
+        if loaded.safety_checker is not None:
+            self.safety = Safety(loaded.safety_checker, loaded.feature_extractor)
         most = self.max_batch or devices.slots(self.at)
         if loaded.guidance == "cfg":
             most = max(most, 2)
@@ -115,9 +90,10 @@ class Lcm:
             )
         ]
 
-    def warm(self, progress: weights.Report) -> None:
+    def warm(self, progress: Report) -> None:
         """A step of every bucket and a decode, so that the first visitor does not pay for first calls."""
         side = self.models[0].native
+        self.codec.encode(np.zeros((side, side, 3), np.uint8))
         job = Job(prompt="", seed=0, width=side, height=side, steps=1)
         for done, bucket in enumerate(self.buckets):
             progress("warm", done, len(self.buckets), f"{bucket} at once")
@@ -132,22 +108,23 @@ class Lcm:
         model = self.models[0]
         if job.model not in ("", model.name):
             raise Fault("unsupported", f"model {job.model} is not loaded here, {model.name} is", "model")
-        if not 1 <= job.steps <= MAX_STEPS:
+        for field_, value, least, most in (
+            ("num_inference_steps", job.steps, 1, MAX_STEPS),
+            ("num_images", job.count, 1, MAX_IMAGES),
+            ("image_size", min(job.width, job.height), 1, math.inf),
+            ("strength", job.strength, 0, 1),
+            ("guidance_scale", job.guidance, 0, 100),
+        ):
+            if not least <= value <= most:
+                raise Fault("invalid", f"{value} is outside {least}..{most}", field_)
+        if job.format not in CONTENT_TYPES:
             raise Fault(
-                "invalid", f"{job.steps} steps asked, 1..{MAX_STEPS} can be had", "num_inference_steps"
-            )
-        if not 1 <= job.count <= MAX_IMAGES:
-            raise Fault("invalid", f"{job.count} images asked, 1..{MAX_IMAGES} can be had", "num_images")
-        if job.width < 1 or job.height < 1:
-            raise Fault("invalid", f"{job.width}x{job.height} px is no size", "image_size")
-        if job.format not in pixels.CONTENT_TYPES:
-            raise Fault(
-                "unsupported", f"{job.format} files are not written; jpeg, png and webp are", "format"
+                "unsupported", f"{job.format} is not written; {', '.join(CONTENT_TYPES)} are", "format"
             )
         if job.mask is not None and job.image is None:
             raise Fault("invalid", "a mask without an image has nothing to keep", "mask_url")
         width, height = self._size(job)
-        return f"{model.name}:{width}x{height}", job.steps, 2 if self._guides(job) else 1
+        return f"{model.name}:{width}x{height}", job.steps, 2 if self.denoiser.guides(job.guidance) else 1
 
     def decode_inputs(self, job: Job) -> Inputs | None:
         if job.image is None:
@@ -158,7 +135,7 @@ class Lcm:
         key = (*picture_key, _digest(job.mask) if job.mask is not None else "", composite)
         found = self.pictures.get(key)
         if found is None:
-            found = pixels.inputs(job.image, job.mask, drawn, answer, picture_key, composite)
+            found = fit(job.image, job.mask, drawn, answer, picture_key, composite)
             self.pictures.put(key, found, found.bytes)
         return found
 
@@ -169,12 +146,7 @@ class Lcm:
             embedding = self.text.embed(job.prompt, timings)
             negative = self.text.embed(job.negative_prompt, timings) if slots == 2 else None
             posterior = self._encoded(inputs, timings) if inputs is not None else None
-            if self.embedded_guidance is None:
-                guidance = torch.tensor([job.guidance])
-            else:
-                guidance = sampler.guidance_embedding(job.guidance, self.embedded_guidance)
-                guidance = guidance.to(self.precision)
-            guidance = guidance.to(self.at)
+            guidance = self.denoiser.guidance(job.guidance)
             rows = []
             for index in range(job.count):
                 start, plan = self._plan(job, job.seed + index, inputs, posterior)
@@ -203,7 +175,7 @@ class Lcm:
         self, job: Job, seed: int, inputs: Inputs | None, posterior: Posterior | None
     ) -> tuple[Tensor, sampler.Plan]:
         """(start [C, h, w], plan). All draws come from one CPU generator, in diffusers' order."""
-        generator = Generator().manual_seed(seed)
+        table, generator = self.denoiser.table, Generator().manual_seed(seed)
         width, height = (side // self.codec.scale for side in self._size(job))
         shape = (1, self.codec.channels, height, width)
 
@@ -211,7 +183,7 @@ class Lcm:
             return torch.randn(shape, generator=generator)
 
         strength = job.strength if posterior is not None else 1.0
-        schedule = sampler.timesteps(job.steps, strength, self.original_steps)
+        schedule = sampler.timesteps(job.steps, strength, self.denoiser.original_steps)
         clean = None if posterior is None else self.codec.sample(posterior, generator)
         noise = [draw()]
         mask = None
@@ -224,8 +196,8 @@ class Lcm:
         drawn = torch.cat(noise)
         start = drawn[0]
         if clean is not None and not (mask is not None and job.strength >= 1.0):
-            start = sampler.noised(clean, start, self.table.alpha[schedule[0]], self.table.sigma[schedule[0]])
-        return start, sampler.plan(self.table, schedule, drawn, clean if mask is not None else None, mask)
+            start = sampler.noised(clean, start, table.alpha[schedule[0]], table.sigma[schedule[0]])
+        return start, sampler.plan(table, schedule, drawn, clean if mask is not None else None, mask)
 
     def _encoded(self, inputs: Inputs, timings: dict[str, float]) -> Posterior:
         began = time.perf_counter()
@@ -242,14 +214,12 @@ class Lcm:
         failed = self._step(rows, bucket)
         devices.synchronize(self.at)
         if failed:
-            raise Fault(
-                "out_of_memory", "the device has no memory for a picture of this size now", rows=failed
-            )
+            raise Fault("out_of_memory", NO_MEMORY, rows=failed)
 
     def _step(self, rows: Sequence[LcmRow], bucket: int) -> list[LcmRow]:
         """The rows that did not fit. A call that does not fit is halved until a single row does not."""
         try:
-            self._advance(rows, bucket)
+            self.denoiser.advance(rows, bucket)
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -260,43 +230,6 @@ class Lcm:
             return list(rows)
         half = len(rows) // 2
         return [row for part in (rows[:half], rows[half:]) for row in self._step(part, 0)]
-
-    @torch.inference_mode()
-    def _advance(self, rows: Sequence[LcmRow], bucket: int) -> None:
-        """One UNet call. Rows first, then the unconditional halves of guided rows, then padding."""
-        guided = [row for row in rows if row.negative is not None]
-        padding = max(0, bucket - len(rows) - len(guided))
-        places = [*rows, *guided, *rows[:1] * padding]
-        latents = torch.stack([row.latents for row in places])
-        texts = [row.embedding for row in rows] + [row.negative for row in guided]
-        texts += [rows[0].embedding] * padding
-        coefficients = torch.stack([row.coefficients[row.position] for row in places])
-        output = self.unet(
-            latents.to(self.precision),
-            coefficients[:, 0],
-            encoder_hidden_states=torch.stack(texts),
-            timestep_cond=torch.stack([row.guidance for row in places]) if self.embedded_guidance else None,
-            return_dict=False,
-        )[0].float()
-        count = len(rows)
-        if guided:
-            other = iter(range(count, count + len(guided)))
-            pair = [next(other) if row.negative is not None else at for at, row in enumerate(rows)]
-            scales = torch.stack([row.guidance for row in rows])[..., None, None]
-            output = sampler.guided(output[:count], output[pair], scales)
-        advanced = sampler.step(
-            latents[:count],
-            output[:count],
-            coefficients[:count],
-            torch.stack([row.noise[row.position] for row in rows]),
-            torch.stack([row.still[row.position] for row in rows]),
-            torch.stack([row.mask for row in rows]),
-            self.prediction,
-            self.clip,
-        )
-        for row, latent in zip(rows, advanced.unbind(), strict=True):
-            row.latents = latent
-            row.position += 1
 
     def decode(self, rows: Sequence[LcmRow]) -> list[Pixels | Fault]:
         # A CPU gains nothing from a batch here, and a picture decoded alone is the same whoever is near.
@@ -317,11 +250,11 @@ class Lcm:
             devices.release(self.at)
             if len(rows) > 1:
                 return [result for row in rows for result in self._decode([row])]
-            return [Fault("out_of_memory", "the device has no memory to decode a picture of this size now")]
+            return [Fault("out_of_memory", NO_MEMORY)]
         for row in rows:
             row.timings["vae"] = time.perf_counter() - began
         self._check(rows, pictures)
-        broken = Fault("internal", "the model made no picture of this (NaN or infinite latents)")
+        broken = Fault("internal", "the model made no picture of this: its numbers are not finite")
         return [picture if good else broken for picture, good in zip(pictures, sound, strict=True)]
 
     def _check(self, rows: list[LcmRow], pictures: list[Pixels]) -> None:
@@ -332,15 +265,15 @@ class Lcm:
         began = time.perf_counter()
         flags = self.safety.unsafe([pictures[at] for at in asked])
         for at, flag in zip(asked, flags, strict=True):
-            rows[at].checked, rows[at].unsafe = True, flag
+            rows[at].unsafe = flag
             rows[at].timings["safety"] = time.perf_counter() - began
             if flag:
                 pictures[at][:] = 0
 
-    def encode(self, row: LcmRow, pixels_: Pixels, job: Job) -> tuple[bytes, bool]:
+    def encode(self, row: LcmRow, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
         kept = None if row.unsafe else row.inputs
-        picture = pixels.finished(pixels_, (job.width, job.height), kept)
-        return pixels.written(picture, job.format), row.unsafe
+        picture = finished(pixels, (job.width, job.height), kept)
+        return written(picture, job.format), row.unsafe
 
     def drawn(self, row: LcmRow) -> tuple[int, int]:
         return row.size
@@ -354,12 +287,8 @@ class Lcm:
 
     def _size(self, job: Job) -> tuple[int, int]:
         model = self.models[0]
-        return pixels.drawn_size(
-            job.width, job.height, model.native, model.smallest, model.largest, model.multiple
-        )
-
-    def _guides(self, job: Job) -> bool:
-        return self.embedded_guidance is None and job.guidance > 1.0
+        sides = model.native, model.smallest, model.largest, model.multiple
+        return drawn_size(job.width, job.height, *sides)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -370,7 +299,7 @@ class Lcm:
             if not devices.is_out_of_memory(error):
                 raise
             devices.release(self.at)
-            raise Fault("out_of_memory", "the device has no memory for this picture now") from error
+            raise Fault("out_of_memory", NO_MEMORY) from error
 
 
 def _digest(data: bytes) -> str:

@@ -64,7 +64,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     report("load", 0, 4, "text encoder")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text_encoder = transformers.CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype, **_variant(folder / "text_encoder")
+        folder / "text_encoder", dtype=dtype, variant=_variant(folder / "text_encoder")
     )
     scheduler = diffusers.LCMScheduler.from_pretrained(folder / "scheduler")
     if scheduler.config.thresholding:
@@ -72,7 +72,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
 
     report("load", 1, 4, "UNet")
     unet = diffusers.UNet2DConditionModel.from_pretrained(
-        folder / "unet", torch_dtype=dtype, **_variant(folder / "unet")
+        folder / "unet", torch_dtype=dtype, variant=_variant(folder / "unet")
     )
     if unet.config.time_cond_proj_dim is None:
         _fuse_lora(name, unet, index, folder, lora, report)
@@ -83,7 +83,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     if kind not in ("AutoencoderTiny", "AutoencoderKL"):
         raise Unloadable(f"{name} has a VAE of class {kind}; AutoencoderTiny and AutoencoderKL can be used")
     autoencoder = getattr(diffusers, kind).from_pretrained(
-        vae_folder, torch_dtype=dtype, **_variant(vae_folder)
+        vae_folder, torch_dtype=dtype, variant=_variant(vae_folder)
     )
     widths = autoencoder.config.block_out_channels
     scale = 2 ** (len(widths) - 1)
@@ -144,7 +144,7 @@ def _fuse_lora(name: str, unet: Any, index: dict[str, Any], folder: Path, lora: 
         return
     else:
         source = download(LCM_LORA, ["*.safetensors"], report)
-    state, alphas = Loras.lora_state_dict(source)
+    state, alphas = Loras.lora_state_dict(str(source))
     wanted = sum(key.startswith("unet.") and (".lora_A." in key or "lora.down." in key) for key in state)
     try:
         Loras.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
@@ -176,15 +176,14 @@ def _safety(index: dict[str, Any], folder: Path, dtype: torch.dtype) -> tuple[An
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
-    checker = StableDiffusionSafetyChecker.from_pretrained(parts[0], dtype=dtype, **_variant(parts[0]))
+    checker = StableDiffusionSafetyChecker.from_pretrained(parts[0], dtype=dtype, variant=_variant(parts[0]))
     return checker, CLIPImageProcessor.from_pretrained(parts[1])
 
 
-def _variant(folder: Path) -> dict[str, str]:
+def _variant(folder: Path) -> str | None:
     """Repositories often hold half-precision files only, under a name of their own."""
-    names = [file.name for file in folder.iterdir()]
-    weights = [name for name in names if name.endswith((".safetensors", ".bin"))]
-    return {"variant": "fp16"} if weights and all(".fp16." in name for name in weights) else {}
+    names = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None
 
 
 def _json(file: Path) -> dict[str, Any]:

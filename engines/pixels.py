@@ -59,7 +59,7 @@ class Inputs:
         return sum(a.nbytes for a in (self.picture, self.mask, self.original, self.seam) if a is not None)
 
 
-def inputs(
+def fit(
     image: bytes,
     mask: bytes | None,
     drawn: tuple[int, int],

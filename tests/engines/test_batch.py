@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.lcm import BUCKETS, Lcm, LcmRow
+from engines.denoiser import LcmRow
+from engines.lcm import BUCKETS, Lcm
 from engines.messages import Job
 from engines.pipeline import Fault
 from tests.engines import tiny
@@ -127,14 +128,14 @@ def test_a_call_that_does_not_fit_is_halved_until_it_does(
     jobs = [Job("the sea", seed, 64, 64, steps=1) for seed in range(5)]
     expected = [row.latents for row in tiny.drawn(ours, jobs)]
     fits = 2
-    forward = ours.unet.forward
+    forward = ours.denoiser.unet.forward
 
     def limited(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(sample) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(sample, *args, **kwargs)
 
-    monkeypatch.setattr(ours.unet, "forward", limited)
+    monkeypatch.setattr(ours.denoiser.unet, "forward", limited)
     rows = tiny.drawn(ours, jobs)
     for row, latents in zip(rows, expected, strict=True):
         torch.testing.assert_close(row.latents, latents, rtol=1e-4, atol=1e-5)
@@ -155,7 +156,7 @@ def test_other_errors_of_a_step_are_not_taken_for_full_memory(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(ours.unet, "forward", broken)
+    monkeypatch.setattr(ours.denoiser.unet, "forward", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
         ours.step([admitted(ours, Job("", 0, 64, 64))], 1)
 

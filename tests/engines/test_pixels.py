@@ -81,7 +81,7 @@ def test_drawn_sizes_are_in_range_and_keep_the_shape_where_the_range_has_room(
 
 def test_a_picture_of_the_drawn_size_is_taken_bit_by_bit() -> None:
     source = noise(64, 48)
-    opened = pixels.inputs(file(source), None, (64, 48), (64, 48), "k", False)
+    opened = pixels.fit(file(source), None, (64, 48), (64, 48), "k", False)
     assert (opened.picture == np.asarray(source)).all()
 
 
@@ -133,7 +133,7 @@ def test_every_mode_of_a_png_is_opened(mode: str) -> None:
     grey = Image.fromarray(np.full((8, 8), 200, np.uint8))
     sixteen = Image.fromarray(np.full((8, 8), 200 * 256, np.uint16))
     stored = sixteen if mode == "I;16" else grey.convert(mode)
-    opened = pixels.inputs(file(stored), None, (8, 8), (8, 8), "k", False).picture
+    opened = pixels.fit(file(stored), None, (8, 8), (8, 8), "k", False).picture
     assert opened.shape == (8, 8, 3)
     assert opened.dtype == np.uint8
     assert abs(int(opened[4, 4, 0]) - 200) <= (200 if mode == "1" else 1)
@@ -141,7 +141,7 @@ def test_every_mode_of_a_png_is_opened(mode: str) -> None:
 
 def test_a_cmyk_jpeg_is_opened() -> None:
     data = file(noise(16, 16).convert("CMYK"), "JPEG")
-    assert pixels.inputs(data, None, (16, 16), (16, 16), "k", False).picture.shape == (16, 16, 3)
+    assert pixels.fit(data, None, (16, 16), (16, 16), "k", False).picture.shape == (16, 16, 3)
 
 
 def test_a_large_jpeg_is_decoded_small_but_never_smaller_than_drawn() -> None:
@@ -158,19 +158,19 @@ def test_a_large_jpeg_is_decoded_small_but_never_smaller_than_drawn() -> None:
 def test_what_is_no_picture_is_a_fault_of_its_field(data: bytes) -> None:
     for image, mask, field in ((data, None, "image_url"), (tiny.picture(1), data, "mask_url")):
         with pytest.raises(Fault) as caught:
-            pixels.inputs(image, mask, (64, 64), (64, 64), "k", False)
+            pixels.fit(image, mask, (64, 64), (64, 64), "k", False)
         assert (caught.value.code, caught.value.field) == ("image", field)
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes() -> None:
     with pytest.raises(Fault, match="the mask is 32x64 px, the image 64x64 px") as caught:
-        pixels.inputs(tiny.picture(1), tiny.stencil((0, 0, 9, 9), 32), (64, 64), (64, 64), "k", False)
+        pixels.fit(tiny.picture(1), tiny.stencil((0, 0, 9, 9), 32), (64, 64), (64, 64), "k", False)
     assert (caught.value.code, caught.value.field) == ("invalid", "mask_url")
 
 
 def test_a_mask_is_cut_at_128() -> None:
     mask = Image.fromarray(np.array([[0, 127, 128, 255]] * 4, np.uint8))
-    opened = pixels.inputs(file(noise(4, 4)), file(mask), (4, 4), (4, 4), "k", False)
+    opened = pixels.fit(file(noise(4, 4)), file(mask), (4, 4), (4, 4), "k", False)
     assert opened.mask is not None
     assert opened.mask[0].tolist() == [False, False, True, True]
 
@@ -180,7 +180,7 @@ def test_a_mask_is_cut_at_128() -> None:
 
 def test_unmasked_pixels_of_the_answer_are_the_inputs_own() -> None:
     source, box = noise(96, 64), (16, 8, 80, 56)
-    opened = pixels.inputs(file(source), tiny.stencil(box, 96, 64), (48, 32), (96, 64), "k", composite=True)
+    opened = pixels.fit(file(source), tiny.stencil(box, 96, 64), (48, 32), (96, 64), "k", composite=True)
     green = np.full((32, 48, 3), (0, 255, 0), np.uint8)
     answer = np.asarray(pixels.finished(green, (96, 64), opened)).astype(int)
     outside = np.ones((64, 96), bool)
@@ -194,7 +194,7 @@ def test_unmasked_pixels_of_the_answer_are_the_inputs_own() -> None:
 
 
 def test_without_mask_only_the_answer_is_the_drawing() -> None:
-    opened = pixels.inputs(tiny.picture(1), tiny.stencil((0, 0, 9, 9)), (64, 64), (64, 64), "k", False)
+    opened = pixels.fit(tiny.picture(1), tiny.stencil((0, 0, 9, 9)), (64, 64), (64, 64), "k", False)
     drawn = np.asarray(noise(64, 64))
     assert (np.asarray(pixels.finished(drawn, (64, 64), opened)) == drawn).all()
 

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Generator, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from engines.lcm import Lcm, LcmRow
+from engines.denoiser import LcmRow
+from engines.lcm import Lcm
 from engines.messages import Job
 
 WORDS = ["a", "red", "green", "blue", "circle", "square", "on", "the", "sea", "night", "hill", "of"]
