@@ -55,7 +55,7 @@ async def main() -> None:
     width, height = map(int, given.size.split("x"))
     async with chrome.launch() as browser:
         page = await browser.page()
-        await page.show_as(width, height, phone=given.phone, dark=given.dark, scale=given.scale)
+        await page.show_as(width, height, phone=given.phone, dark=given.dark)
         await canvas.open_canvas(page, given.url.rstrip("/"), within_s=120)
         await canvas.prompt(page, given.prompt)
         if given.strength is not None:
@@ -68,6 +68,8 @@ async def main() -> None:
         await canvas.rest(page, within_s=60)
         await page.js("scrollTo(0, 0); document.activeElement.blur()")
         await page.do("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+        # Only now: painting many pixels without a GPU would be most of the time the page shows.
+        await page.show_as(width, height, phone=given.phone, dark=given.dark, scale=given.scale)
         await asyncio.sleep(0.3)  # the transitions of the bar
         png = await page.screenshot()
     await asyncio.to_thread(given.out.write_bytes, png)
