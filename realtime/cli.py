@@ -51,14 +51,16 @@ def serve(
     """Serve the canvas and the API; ends on Ctrl-C or SIGTERM after finishing what it has taken."""
     given = {name: value for name, value in locals().items() if name != "config"}
     wanted = _settings(config, **given)
-    log.configure(wanted.log_level)
     from realtime import server
     from realtime.progress import Screen
+    from realtime.tokens import Keys
 
     try:
+        log.configure(wanted.log_level)
+        Keys(wanted.keys)
         server.check_tls(wanted)
         listener = server.listen(wanted)
-    except server.CannotServe as error:
+    except (ValueError, server.CannotServe) as error:
         _stop(str(error))
     screen = Screen(Console(stderr=False), url=server.url(wanted, listener), model=wanted.model)
     running = server.Server(wanted, on_start=screen.start, on_change=screen.update)

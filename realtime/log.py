@@ -52,8 +52,10 @@ def _redact_values(_: Any, __: str, event: structlog.typing.EventDict) -> struct
 
 
 def configure(level: str = "info") -> None:
-    """Call once, at the start of a command. Writes to standard error."""
-    number = logging.getLevelNamesMapping()[level.upper()]
+    """Call once, at the start of a command. Writes to standard error. Raises ValueError for an odd level."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"log_level {level} is none of debug, info, warning, error")
     terminal = sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

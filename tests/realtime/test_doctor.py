@@ -1,0 +1,72 @@
+"""The doctor's findings. It changes nothing and imports nothing heavy."""
+
+import importlib.metadata
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from realtime import doctor
+from realtime.settings import Settings
+
+
+def findings(checks: str, settings: Settings) -> dict[str, doctor.Finding]:
+    return {finding.subject: finding for finding in getattr(doctor, checks)(settings)}
+
+
+def test_the_machine_is_described():
+    found = findings("_machine", Settings())
+    assert "Python" in found["realtime"].text
+    assert "core" in found["processor"].text
+
+
+def test_missing_packages_are_bad_and_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch):
+    def nothing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    found = findings("_packages", Settings()) | findings("_torch", Settings())
+    assert {finding.level for finding in found.values()} == {"bad"}
+    assert "pip install" in found["torch"].text
+
+
+def test_a_broken_torch_is_bad_and_says_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "PROBE", "raise ImportError('libcudnn.so.9: cannot open')")
+    assert "libcudnn" in findings("_torch", Settings())["torch"].text
+
+
+def test_an_absent_gpu_that_is_asked_for_is_bad(monkeypatch: pytest.MonkeyPatch):
+    probe = 'print(\'{"version": "9", "cuda": [], "mps": false, "threads": 1}\')'
+    monkeypatch.setattr(doctor, "PROBE", probe)
+    assert findings("_torch", Settings(device="cuda"))["device"].level == "bad"
+    assert findings("_torch", Settings(device="auto"))["device"].level == "note"
+
+
+def test_a_state_directory_that_cannot_be_written_is_bad(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert findings("_state", Settings(state_dir=tmp_path / "new" / "state"))["state"].level == "ok"
+    assert findings("_state", Settings(state_dir=tmp_path / "file" / "state"))["state"].level == "bad"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.net
+def test_a_busy_port_and_an_open_public_address_are_bad():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert findings("_address", Settings(port=other.getsockname()[1]))["address"].level == "bad"
+    assert findings("_address", Settings(port=0))["address"].level == "ok"
+    assert findings("_address", Settings(host="0.0.0.0", port=0))["address"].level == "bad"
+
+
+def test_half_a_tls_configuration_is_bad(tmp_path: Path):
+    assert findings("_tls", Settings(tls_cert=tmp_path / "cert.pem"))["TLS"].level == "bad"
+
+
+def test_the_exit_status_says_whether_anything_is_bad(monkeypatch: pytest.MonkeyPatch):
+    console = Console(width=100, record=True)
+    for level, status in (("ok", 0), ("note", 0), ("bad", 1)):
+        monkeypatch.setattr(
+            doctor, "examine", lambda _, level=level: [doctor.Finding(level, "thing", "text")]
+        )
+        assert doctor.run(Settings(), console) == status
+    assert "thing" in console.export_text()
