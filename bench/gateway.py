@@ -31,10 +31,10 @@ ZERO_MS = "fake:base_ms=0,row_ms=0,vae_ms=0"
 CLOSED_LOOP = {
     "prompt": "a red circle",
     "seed": 1,
-    "num_inference_steps": 1,
     "image_size": {"width": 128, "height": 128},
     "request_id": "x",
 }
+FAL, ALONE, WHOLE = "fal SDK", "ours, no-op in the gateway", "ours, engine process"
 
 
 def figures(quick: bool, tick: Tick) -> Result:
@@ -49,25 +49,28 @@ def figures(quick: bool, tick: Tick) -> Result:
         added["wrong_pictures"] = wrong(taken)
         stages = stage_times(taken)
     with ours(TWENTY_MS) as server:
-        sockets = run(idle(server, 500 if quick else 2000, tick))
+        sockets = {"ours": run(idle(server, 500 if quick else 2000, tick))}
     size, limit_s = (30 if quick else 300) * MiB, 10 if quick else 30
     floods = {}
     for reads in (True, False):
         with ours(TWENTY_MS) as server:
-            floods["ours", reads] = flood(server, size, limit_s, reads, tick)
+            floods[WHOLE, reads] = flood(server, size, limit_s, reads, tick)
     with ours(ZERO_MS) as server:
         picture = run(one_picture(server))
     for reads in (True, False):
         with fal_sdk(picture, 0.02) as server:
-            floods["fal SDK", reads] = flood(server, size, limit_s, reads, tick)
+            floods[FAL, reads] = flood(server, size, limit_s, reads, tick)
+    turn_s, turns = (0.5, 2) if quick else (1.0, 5)
     with ours(ZERO_MS) as whole, ours(ZERO_MS, entry="bench.noop") as alone, fal_sdk(picture) as fal:
-        peers = {"fal SDK, no-op": fal, "ours, no-op in the gateway": alone, "ours, engine process": whole}
-        closed = side_by_side(peers, 0.5 if quick else 2.0, 2 if quick else 5, tick)
+        noop = side_by_side({FAL: fal, ALONE: alone, WHOLE: whole}, turn_s, turns, tick)
+        sockets[FAL] = run(idle(fal, 500 if quick else 2000, tick))
+    with ours(TWENTY_MS) as whole, fal_sdk(picture, 0.02) as fal:
+        drawing = side_by_side({FAL: fal, WHOLE: whole}, turn_s, 2, tick, steps=4)
     return Result(
         "gateway",
         after(given),
-        _bars(added, sockets, floods, closed),
-        _tables(load, added, stages, sockets, floods, closed),
+        _bars(added, sockets["ours"], floods, noop),
+        [*_tables(load, added, stages, sockets, floods), *_closed_tables(noop, drawing)],
         [
             Plot(
                 "gateway",
@@ -89,7 +92,7 @@ def figures(quick: bool, tick: Tick) -> Result:
             "flood": {
                 f"{name}, {'reads' if reads else 'does not read'}": f for (name, reads), f in floods.items()
             },
-            "closed_loop": closed,
+            "closed_loop": {"no-op": noop, "20 ms": drawing},
         },
     )
 
@@ -97,14 +100,14 @@ def figures(quick: bool, tick: Tick) -> Result:
 # ---- closed loop, side by side ----
 
 
-async def closed_loop(server: Server, sockets: int, seconds: float) -> tuple[int, dict[str, float]]:
+async def closed_loop(
+    server: Server, sockets: int, seconds: float, steps: int = 1
+) -> tuple[int, dict[str, float]]:
     """Frames answered in `seconds` when every socket sends its next frame on the answer to the last.
 
     Also CPU seconds by process: under other load the machine's clock lies, its CPU accounting does not.
     """
-    request = msgpack.packb(
-        {"prompt": "a red circle", "seed": 1, "num_inference_steps": 1, "request_id": "x"}
-    )
+    request = msgpack.packb(CLOSED_LOOP | {"num_inference_steps": steps})
     count, going = 0, True
     open_: list[Socket] = []
 
@@ -134,7 +137,9 @@ async def closed_loop(server: Server, sockets: int, seconds: float) -> tuple[int
     return round(answered / took * seconds), {name: spent[name] - before[name] for name in spent}
 
 
-def side_by_side(peers: dict[str, Server], seconds: float, rounds: int, tick: Tick) -> list[dict[str, Any]]:
+def side_by_side(
+    peers: dict[str, Server], seconds: float, rounds: int, tick: Tick, steps: int = 1
+) -> list[dict[str, Any]]:
     """Every peer at 1, 8 and 64 sockets, in turn, `rounds` times: noise of the machine hits all alike."""
     rows = []
     for sockets in (1, 8, 64):
@@ -142,7 +147,7 @@ def side_by_side(peers: dict[str, Server], seconds: float, rounds: int, tick: Ti
         for turn in range(rounds):
             for name, server in peers.items():
                 tick(f"closed loop, {sockets} sockets, {name}", turn / rounds)
-                taken[name].append(run(closed_loop(server, sockets, seconds)))
+                taken[name].append(run(closed_loop(server, sockets, seconds, steps)))
         for name, runs in taken.items():
             cpu_ms = {
                 process: statistics.median(spent[process] / max(1, n) * 1e3 for n, spent in runs)
@@ -157,7 +162,7 @@ def side_by_side(peers: dict[str, Server], seconds: float, rounds: int, tick: Ti
 # ---- the report ----
 
 
-def _bars(added: dict[str, Any], sockets: dict[str, float], floods: Any, closed: list[Any]) -> list[Bar]:
+def _bars(added: dict[str, Any], sockets: dict[str, float], floods: Any, noop: list[Any]) -> list[Bar]:
     frames = added["frames"]
     bars = [
         Bar("added latency p99, 200 sessions at 5 Hz", added["added"]["p99_ms"], 10.0, "ms"),
@@ -165,18 +170,18 @@ def _bars(added: dict[str, Any], sockets: dict[str, float], floods: Any, closed:
         Bar("out of order", frames["out_of_order"], 0, "frames"),
         Bar("wrong pictures", added["wrong_pictures"], 0, "frames"),
         Bar(f"memory per idle socket, of {sockets['sockets']:,}", sockets["connected_kib"], 40.0, "KiB"),
-        Bar("flood, client reads: gateway grows by", floods["ours", True]["grown_mib"], 10.0, "MiB"),
-        Bar("flood, client does not read: gateway grows by", floods["ours", False]["grown_mib"], 10.0, "MiB"),
+        Bar("flood, client reads: gateway grows by", floods[WHOLE, True]["grown_mib"], 10.0, "MiB"),
+        Bar("flood, client does not read: gateway grows by", floods[WHOLE, False]["grown_mib"], 10.0, "MiB"),
     ]
-    rate = {(row["sockets"], row["server"]): row["frames_per_s"] for row in closed}
-    for name in ("ours, no-op in the gateway", "ours, engine process"):
-        for sockets_ in (1, 8, 64):
-            ratio = rate[sockets_, name] / rate[sockets_, "fal SDK, no-op"]
-            bars.append(Bar(f"frames/s at {sockets_} sockets, {name}, to fal's SDK", ratio, 1.0, "x", True))
+    rate = {(row["sockets"], row["server"]): row["frames_per_s"] for row in noop}
+    for name in (ALONE, WHOLE):
+        for count in (1, 8, 64):
+            ratio = rate[count, name] / rate[count, FAL]
+            bars.append(Bar(f"no-op frames/s to fal's SDK, {count} sockets, {name}", ratio, 1.0, "x", True))
     return bars
 
 
-def _tables(load: Load, added: Any, stages: Any, sockets: Any, floods: Any, closed: Any) -> list[Table]:
+def _tables(load: Load, added: Any, stages: Any, sockets: Any, floods: Any) -> list[Table]:
     frames = added["frames"]
     cuts = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
     keys = ("sent_mib", "seconds", "before_mib", "grown_mib")
@@ -199,11 +204,11 @@ def _tables(load: Load, added: Any, stages: Any, sockets: Any, floods: Any, clos
             "`queue` holds the wait for the next step boundary (up to one call, 5 ms).",
         ),
         Table(
-            "Memory of the gateway process",
-            ["", "KiB a socket"],
+            "Memory of the gateway process, KiB a socket",
+            ["server", "sockets", "connected", "after one answered frame each"],
             [
-                [f"{sockets['sockets']:,} sockets, connected", sockets["connected_kib"]],
-                ["the same after one answered frame each", sockets["used_kib"]],
+                [name, cost["sockets"], cost["connected_kib"], cost["used_kib"]]
+                for name, cost in sockets.items()
             ],
         ),
         Table(
@@ -215,17 +220,29 @@ def _tables(load: Load, added: Any, stages: Any, sockets: Any, floods: Any, clos
             ],
             "fal's SDK with its default `buffering=None`; with `buffering=n` it keeps n.",
         ),
+    ]
+
+
+def _closed_tables(noop: list[dict[str, Any]], drawing: list[dict[str, Any]]) -> list[Table]:
+    def rows(measured: list[dict[str, Any]]) -> list[list[Any]]:
+        said = []
+        for row in measured:
+            cpu_ms = row["cpu_ms"]
+            said.append([row["server"], row["sockets"], row["frames_per_s"], cpu_ms["gateway"]])
+            said[-1].append(cpu_ms.get("engine"))
+        return said
+
+    columns = ["server", "sockets", "frames/s", "CPU ms a frame: gateway", "engine"]
+    return [
         Table(
-            "Closed loop, one frame in flight per socket, no-op app",
-            ["server", "sockets", "frames/s", "CPU ms a frame, gateway", "engine"],
-            [
-                [row["server"], row["sockets"], row["frames_per_s"]]
-                + [row["cpu_ms"].get(process) for process in ("gateway", "engine")]
-                for row in closed
-            ],
-            "The same request, picture bytes, uvicorn, websockets and uvloop on both sides; median of turns "
-            "taken alternately, client on the same cores. fal's SDK validates, calls an async function and "
-            "packs its dict. Ours also keeps order, deadline and newest-wins per session, and with an engine "
-            "process every frame crosses a border twice and is really written as a JPEG by a thread pool.",
+            "Closed loop, one frame in flight per socket, an app that does nothing",
+            columns,
+            rows(noop),
+            "The same request, picture bytes, uvicorn, websockets and uvloop on both sides; median of "
+            "turns taken alternately, the client on the same cores. fal's SDK validates nine inputs, calls an async "
+            "function and packs its dict. Ours validates all documented inputs, plans a job, keeps order, "
+            "deadline and newest-wins per session, counts and times; with an engine process every frame also "
+            "crosses a process border twice and a scheduler, and its JPEG is written by a thread pool.",
         ),
+        Table("The same with 20 ms of drawing a frame", columns, rows(drawing)),
     ]
