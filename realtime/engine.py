@@ -49,6 +49,7 @@ MAX_QUEUED_BYTES = 256 * 1024 * 1024
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0  # before a restart; doubles until the engine answers something
 HOPELESS_STARTS = 3  # in a row without Ready: what waits is refused, the restarts go on
 MISSED_PINGS = 5
+MOST_DEATHS = 5  # of engines that had a frame waiting and never came to it
 POISON_S = 600.0
 POISON_KEPT = 4096
 WRITE_AHEAD = 1024 * 1024  # bytes in our write buffer above which frames wait in the queue
@@ -117,7 +118,11 @@ class Engine:
         weight: float,
         on_reply: Callable[[Reply], None],
     ) -> int:
-        """Returns a ticket. `on_reply` is called later on this event loop, once, unless it is cancelled."""
+        """Returns a ticket. `on_reply` is called later on this event loop, once, unless it is cancelled.
+
+        A session's requests are drawn in order; a reply can overtake the one before it by the time that
+        one's file takes to write.
+        """
         self._last_ticket += 1
         ticket = self._last_ticket
         submit = Submit(ticket, session, received, job, buffering, deadline_s, weight)
@@ -127,7 +132,7 @@ class Engine:
             asyncio.get_running_loop().call_soon(self._settle, Refused(ticket, *refusal))
         else:
             self._enqueue(frame)
-            self._flush()
+            asyncio.get_running_loop().call_soon(self._flush)  # a refusal must not overtake the ticket
         return ticket
 
     def cancel(self, tickets: Iterable[int]) -> None:
@@ -143,7 +148,7 @@ class Engine:
             self._flush()
 
     async def stop(self, timeout_s: float) -> None:
-        """Close the link and reap the child, killed if it takes longer. What is in flight is refused."""
+        """Close the link and reap the child, killed if it does not end. What is in flight is refused."""
         self._stopping.set()
         if self._link is not None:
             self._link.close()
@@ -324,8 +329,9 @@ class Engine:
             if risky and frame.suspect:  # it was alone
                 self._remember(frame.submit.job)
                 refused.append(Refused(ticket, "poison", "this request has ended two engines"))
-            elif frame.deaths > 1:
-                refused.append(Refused(ticket, "engine_lost", "the engine ended twice before its turn"))
+            elif frame.deaths > (1 if frame.suspect else MOST_DEATHS):
+                reason = f"the engine ended {frame.deaths} times before this was drawn"
+                refused.append(Refused(ticket, "engine_lost", reason))
             else:
                 frame.suspect = risky
                 (suspects if risky else others).append(frame)
@@ -358,7 +364,7 @@ class _Link(asyncio.Protocol):
         self.engine = engine
         self.paused = False
         self._decoder = Decoder()
-        self._open = False
+        self._open = self._closing = False
         self._closed = asyncio.get_running_loop().create_future()
 
     async def ended(self, timeout_s: float) -> bool:
@@ -373,6 +379,7 @@ class _Link(asyncio.Protocol):
             self.transport.write(data)
 
     def close(self) -> None:
+        self._closing = True
         if self._open:
             self.transport.abort()
 
@@ -380,6 +387,8 @@ class _Link(asyncio.Protocol):
         # uvloop's transports are no subclasses of asyncio.Transport.
         self.transport, self._open = cast(asyncio.Transport, transport), True
         self.transport.set_write_buffer_limits(high=WRITE_AHEAD)
+        if self._closing:  # `stop` came while the process was being started
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
