@@ -18,7 +18,7 @@ from engines.pipeline import Fault
 from tests.engines import tiny
 
 CHEAP = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -31,7 +31,7 @@ jobs = st.builds(
     inputs=st.sampled_from([(None, None), (PICTURE, None), (PICTURE, MASK)]),
     prompt=st.sampled_from(["a red circle", "the sea", ""]),
     seed=st.integers(0, 3),
-    steps=st.integers(1, 4),
+    steps=st.integers(1, 3),
     guidance=st.sampled_from([1.0, 1.5, 6.0]),
     strength=st.sampled_from([0.3, 0.8, 1.0]),
 )
@@ -43,7 +43,7 @@ def admitted(pipeline: Lcm, job: Job) -> LcmRow:
 
 
 @CHEAP
-@given(job=jobs, others=st.lists(jobs, max_size=5), place=st.integers(0, 5), data=st.data())
+@given(job=jobs, others=st.lists(jobs, max_size=4), place=st.integers(0, 4), data=st.data())
 @pytest.mark.parametrize("bucket", [6, 8])
 def test_at_one_bucket_size_a_row_is_the_same_whoever_shares_the_batch_and_wherever_it_sits(
     pipeline: Callable[..., Lcm], bucket: int, job: Job, others: list[Job], place: int, data: Any
@@ -94,6 +94,17 @@ def test_image_i_of_a_job_is_the_image_of_seed_plus_i(pipeline: Callable[..., Lc
         assert not torch.equal(rows[1].latents, rows[2].latents)
 
 
+def test_pictures_of_other_buckets_differ_by_one_level_in_few_places(pipeline: Callable[..., Lcm]) -> None:
+    """What is left where no single bucket is pinned: sums are taken in another order."""
+    ours = pipeline()
+    job = Job("a green circle", 3, 64, 64, steps=3)
+    reference = ours.decode(tiny.drawn(ours, [job], bucket=1))[0].astype(int)
+    for bucket in BUCKETS[1:]:
+        difference = abs(ours.decode(tiny.drawn(ours, [job], bucket))[0].astype(int) - reference)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.001
+
+
 @pytest.mark.parametrize("company", [0, 1, 3])
 def test_deterministic_files_are_equal_byte_for_byte_whatever_the_load(
     pipeline: Callable[..., Lcm], company: int
@@ -107,18 +118,20 @@ def test_deterministic_files_are_equal_byte_for_byte_whatever_the_load(
     assert files[0] == files[1]
 
 
-def test_buckets_end_at_the_largest_batch_and_hold_a_guided_row(folder: Callable[..., Any]) -> None:
-    for max_batch, options, expected in (
-        (0, {}, (1, 2, 3, 4)),
-        (8, {}, (1, 2, 3, 4, 6, 8)),
+@pytest.mark.parametrize(
+    ("max_batch", "options", "expected"),
+    [
+        (0, {}, (1, 2, 3, 4)),  # by device
         (5, {}, (1, 2, 3, 4)),
+        (8, {}, (1, 2, 3, 4, 6, 8)),
         (16, {}, BUCKETS),
         (1, {"lcm": False, "lora": True}, (1, 2)),
-    ):
-        made = Lcm(str(folder(**options)), device="cpu", max_batch=max_batch)
-        made.warm = lambda progress: None  # type: ignore[method-assign]  # only the numbers matter here
-        made.load(lambda *_: None)
-        assert made.buckets == expected
+    ],
+)
+def test_buckets_end_at_the_largest_batch_and_hold_a_guided_row(
+    pipeline: Callable[..., Lcm], max_batch: int, options: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    assert pipeline(max_batch=max_batch, **options).buckets == expected
 
 
 def test_a_call_that_does_not_fit_is_halved_until_it_does(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401  # seconds, which the first test of a LoRA should not pay
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
