@@ -19,13 +19,26 @@ class Row:
 class Outlook:
     """Predicts from the cost of every coming call: rows leave as they finish, and nobody else joins."""
 
-    def __init__(self, now: float, rows: Sequence[Row], cost: Cost, buckets: Sequence[int]) -> None:
+    def __init__(
+        self,
+        now: float,
+        rows: Sequence[Row],
+        cost: Cost,
+        buckets: Sequence[int],
+        ends: Sequence[float] | None = None,
+    ) -> None:
+        """`ends`: of each row, where they are known."""
         self.now, self.rows, self.cost, self.buckets = now, rows, cost, buckets
-        self._ends = self._finish(rows)
+        self._ends = self._finish(rows) if ends is None else ends
         self._taken: dict[str, int] = {}
         for row in rows:
             self._taken[row.lane] = self._taken.get(row.lane, 0) + row.slots
-        self._ends_with: dict[tuple[str, int, int], float | None] = {}
+        self._ends_with: dict[tuple[str, int, int], list[float]] = {}
+        self._harmless: dict[tuple[str, int, int], bool] = {}
+
+    def joined(self, row: Row) -> Outlook:
+        """The outlook when this newcomer is in."""
+        return Outlook(self.now, [*self.rows, row], self.cost, self.buckets, self._with(row))
 
     def fits(self, lane: str, slots: int) -> bool:
         """Is there a place in the lane's call?"""
@@ -34,16 +47,21 @@ class Outlook:
 
     def welcome(self, lane: str, steps: int, slots: int, deadline: float) -> bool:
         """With such a newcomer in, is everyone in time who is without it, and the newcomer too?"""
-        kind = (lane, steps, slots)  # all of one kind have one end
-        if kind not in self._ends_with:
-            *ends, own = self._finish([*self.rows, Row(lane, steps, slots, deadline)])
-            harmless = all(
+        kind = (lane, steps, slots)
+        *ends, own = self._with(Row(lane, steps, slots, deadline))
+        if kind not in self._harmless:
+            self._harmless[kind] = all(
                 end <= row.deadline or alone > row.deadline
                 for row, alone, end in zip(self.rows, self._ends, ends, strict=True)
             )
-            self._ends_with[kind] = own if harmless else None
-        end = self._ends_with[kind]
-        return end is not None and end <= deadline
+        return self._harmless[kind] and own <= deadline
+
+    def _with(self, row: Row) -> list[float]:
+        """The ends of all rows and of this newcomer: the same for all of one kind."""
+        kind = (row.lane, row.left, row.slots)
+        if kind not in self._ends_with:
+            self._ends_with[kind] = self._finish([*self.rows, row])
+        return self._ends_with[kind]
 
     def _finish(self, rows: Sequence[Row]) -> list[float]:
         """The end of each row. Lanes share the time evenly: each has one call in `len(lanes)`."""

@@ -181,7 +181,9 @@ class Schedule:
                     reserved.add(request.lane)
             elif overdue or outlook.welcome(request.lane, request.steps, request.slots, deadline):
                 begin += self._join(session, held)
-                outlook = self._outlook(now)
+                outlook = outlook.joined(
+                    Row(request.lane, request.steps, request.slots, self._deadline(request))
+                )
                 if session.next() is held:
                     heapq.heappush(queue, (self._order(session, held), session, held))
             else:
