@@ -34,6 +34,7 @@ const server = new Server(base, adapt);
 let phase = { name: "idle" };
 let greeted = false;
 let count = 0; // pictures shown
+let unpacking = 0; // pictures that came and are not shown yet
 
 const connection = new Connection(base, APP, {
   frame,
@@ -58,7 +59,7 @@ function change() {
 
 /** Whether a newer picture than the one on show is to come. */
 function busy() {
-  $("frame").ariaBusy = String(connection.busy);
+  $("frame").ariaBusy = String(connection.busy || unpacking > 0);
 }
 
 /** Whether the drawing has a say. */
@@ -82,10 +83,13 @@ async function frame() {
 /** @param {any} reply @param {import("./connection.js").Flight | null} flight */
 async function shown(reply, flight) {
   const came = performance.now();
+  unpacking++;
   try {
     await picture.show(reply.images[0]);
   } catch {
     return complain("The server sent something that is no picture");
+  } finally {
+    unpacking--;
   }
   if (flight) meter.add(flight.sent, came, performance.now(), reply.timings ?? {});
   controls.forgive();
