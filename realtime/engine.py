@@ -15,17 +15,14 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import os
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
-from engines.link import Decoder, LinkError, pack
+from engines.link import LinkError
 from engines.messages import (
     Cancel,
     Done,
@@ -39,7 +36,7 @@ from engines.messages import (
     Refused,
     Submit,
 )
-from engines.recorder import Recorder, page
+from realtime.child import Child
 from realtime.settings import Settings
 
 Reply = Done | Dropped | Refused
@@ -52,9 +49,7 @@ MISSED_PINGS = 5
 MOST_DEATHS = 5  # of engines that had a frame waiting and never came to it
 POISON_S = 600.0
 POISON_KEPT = 4096
-WRITE_AHEAD = 1024 * 1024  # bytes in our write buffer above which frames wait in the queue
-GRACE_S = 0.3  # for an engine whose link has ended to end by itself
-REAP_S = 5.0  # for the kernel to end a killed process; a wedged driver can take longer
+FLUSH = 128  # frames sent per turn of the event loop, some 20 us each
 
 log = structlog.get_logger()
 
@@ -98,7 +93,8 @@ class Engine:
         self._sent: dict[int, _Frame] = {}  # of these, with the engine
         self._alone = False  # what is with the engine is one suspect, and nothing else may join it
         self._poison: dict[bytes, float] = {}  # digest of a job -> forgotten at
-        self._link: _Link | None = None
+        self._child: Child | None = None
+        self._flushing = False  # a call of _flush is on its way
         self._pings = self._pongs = 0
         self._answered = False  # this engine has answered a ticket
         self._failed_starts = 0
@@ -132,7 +128,7 @@ class Engine:
             asyncio.get_running_loop().call_soon(self._settle, Refused(ticket, *refusal))
         else:
             self._enqueue(frame)
-            asyncio.get_running_loop().call_soon(self._flush)  # a refusal must not overtake the ticket
+            self._flush_soon()
         return ticket
 
     def cancel(self, tickets: Iterable[int]) -> None:
@@ -143,15 +139,15 @@ class Engine:
             self._dequeue(ticket)
             if self._sent.pop(ticket, None) is not None:
                 sent.append(ticket)
-        if sent and self._link is not None:
-            self._link.send(Cancel(sent))
-            self._flush()
+        if sent and self._child is not None:
+            self._child.send(Cancel(sent))
+            self._flush_soon()
 
     async def stop(self, timeout_s: float) -> None:
         """Close the link and reap the child, killed if it does not end. What is in flight is refused."""
         self._stopping.set()
-        if self._link is not None:
-            self._link.close()
+        if self._child is not None:
+            self._child.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._stopped.wait()
@@ -182,57 +178,28 @@ class Engine:
 
     async def _life(self) -> None:
         """One engine, from its start to its end."""
-        with contextlib.ExitStack() as stack:
-            recorder_fd = page()
-            stack.callback(os.close, recorder_fd)
-            recorder = Recorder(recorder_fd)
-            stack.callback(recorder.close)
-            link = self._link = _Link(self)
-            try:
-                process = await self._start(link, recorder_fd)
-            except OSError as error:  # out of processes or descriptors: as an engine that dies at once
-                log.error("engine.unstartable", reason=str(error))
-                self._failed_starts += 1
-                self._take_back(set())
-                return
-            self.pid = process.pid
-            try:
-                await self._watch(link)
-            finally:
-                self._link = None
-                link.close()
-                ready = self.state == "ready"
-                self._failed_starts = 0 if ready else self._failed_starts + 1
-                if not self._stopping.is_set():
-                    self._change("restarting")
-                    self._take_back(recorder.tickets())
-                code = await _reap(process)
-                self.pid = None
-                if not self._stopping.is_set():
-                    log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
-
-    async def _start(self, link: _Link, recorder_fd: int) -> asyncio.subprocess.Process:
-        ours, theirs = socket.socketpair()
+        child = self._child = Child(self._receive, self._flush_soon)
+        code: int | None = None
         try:
-            process = await asyncio.create_subprocess_exec(
-                *_command(self.settings, theirs.fileno(), recorder_fd),
-                pass_fds=[theirs.fileno(), recorder_fd],
-                env=_environment(self.settings),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # our stderr, as its own stderr is
-            )
-        except BaseException:
-            ours.close()
-            raise
+            self.pid = await child.start(self.settings)
+            await self._watch(child)
+        except OSError as error:  # out of processes or descriptors: as an engine that dies at once
+            log.error("engine.unstartable", reason=str(error))
         finally:
-            theirs.close()  # else the end of the child would be no end of file
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        return process
+            ready, self._child = self.state == "ready", None
+            self._failed_starts = 0 if ready else self._failed_starts + 1
+            if not self._stopping.is_set():
+                self._change("restarting")
+                self._take_back(child.at_risk())
+            code = await child.bury()
+            self.pid = None
+        if not self._stopping.is_set():
+            log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
 
-    async def _watch(self, link: _Link) -> None:
+    async def _watch(self, child: Child) -> None:
         """Until the link ends, or the engine is deaf."""
         self._pings = self._pongs = 0
-        while not await link.ended(self.settings.heartbeat_s):
+        while not await child.ended(self.settings.heartbeat_s):
             if self.state != "ready":
                 continue
             # The loop answers between two calls, and on a slow machine one call outlasts many pings.
@@ -241,14 +208,14 @@ class Engine:
                 log.error("engine.hung", pid=self.pid, missed=self._pings - self._pongs)
                 return
             self._pings += 1
-            link.send(Ping(self._pings))
+            child.send(Ping(self._pings))
 
     def _receive(self, message: Any) -> None:
         match message:
             case Done() | Dropped() | Refused():
                 self._answered = True
                 self._settle(message)
-                self._flush()
+                self._flush_soon()
             case Pong():
                 self._pongs, self.stats = message.number, message.stats
             case Progress():
@@ -260,7 +227,7 @@ class Engine:
                     "engine.ready", pid=message.pid, **{f"{k}_s": v for k, v in message.started_s.items()}
                 )
                 self._change("ready")
-                self._flush()
+                self._flush_soon()
             case _:
                 raise LinkError(f"{type(message).__name__} is no message to a gateway")
 
@@ -288,9 +255,18 @@ class Engine:
         if frame is not None:
             self._queued_bytes -= frame.bytes
 
+    def _flush_soon(self) -> None:
+        """Not at once: a refusal must not overtake the ticket that `submit` returns."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         """Send what waits, as fast as the engine reads; a suspect only when nothing else is with it."""
-        while self._queue and self.state == "ready" and self._link is not None and not self._link.paused:
+        self._flushing = False
+        for _ in range(FLUSH):
+            if not self._queue or self.state != "ready" or self._child is None or self._child.paused:
+                return
             ticket, frame = next(iter(self._queue.items()))
             if self._sent and (frame.suspect or self._alone):
                 return
@@ -299,14 +275,13 @@ class Engine:
                 self._settle(Refused(ticket, "poison", "this very request has ended two engines before"))
                 continue
             try:
-                self._link.send(frame.submit)
+                self._child.send(frame.submit)
             except LinkError as error:  # too large, or text that is no Unicode
-                self._settle(
-                    Refused(ticket, "invalid", f"this request cannot be sent to the engine: {error}")
-                )
+                self._settle(Refused(ticket, "invalid", f"the engine cannot be sent this request: {error}"))
                 continue
             self._sent[ticket] = frame
             self._alone = frame.suspect
+        self._flush_soon()
 
     def _settle(self, reply: Reply) -> None:
         """The one place where a ticket gets its reply. Cancelled and answered ones are not known any more."""
@@ -353,110 +328,6 @@ class Engine:
             del self._poison[next(iter(self._poison))]
         self._poison[_digest(job)] = now + POISON_S
         log.error("engine.poison", remembered=len(self._poison))
-
-
-class _Link(asyncio.Protocol):
-    """The gateway's end of the socketpair."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.paused = False
-        self._decoder = Decoder()
-        self._open = self._closing = False
-        self._closed = asyncio.get_running_loop().create_future()
-
-    async def ended(self, timeout_s: float) -> bool:
-        """Wait so long for the end of the link; whether it came."""
-        await asyncio.wait([self._closed], timeout=timeout_s)
-        return self._closed.done()
-
-    def send(self, message: Any) -> None:
-        """Raises LinkError for a message that cannot be packed."""
-        data = pack(message)
-        if self._open:
-            self.transport.write(data)
-
-    def close(self) -> None:
-        self._closing = True
-        if self._open:
-            self.transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport.
-        self.transport, self._open = cast(asyncio.Transport, transport), True
-        self.transport.set_write_buffer_limits(high=WRITE_AHEAD)
-        if self._closing:  # `stop` came while the process was being started
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for message in self._decoder.feed(data):
-                self.engine._receive(message)
-        except LinkError as error:
-            log.error("engine.link", reason=str(error))
-            self.close()
-
-    def eof_received(self) -> None:
-        self.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._open = False
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self.engine._flush()
-
-
-def _command(settings: Settings, link_fd: int, recorder_fd: int) -> list[str]:
-    """-P: a folder called `engines` in the working directory is not ours."""
-    given = {
-        "fd": link_fd,
-        "recorder": recorder_fd,
-        "parent": os.getpid(),
-        "model": settings.model,
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "threads": settings.threads,
-        "max-batch": settings.max_batch,
-        "vae": settings.vae,
-        "cache-bytes": settings.cache_bytes,
-    }
-    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-P", "-m", "engines", *options, *["--deterministic"] * settings.deterministic]
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Ours, and on a CPU what glibc and OpenMP read only at start; what the user has set wins."""
-    if settings.device not in ("auto", "cpu") or settings.model.startswith("fake"):
-        return dict(os.environ)
-    # Freshly mapped activations cost page faults at every call: batched VAE decode 1390 -> 738 ms.
-    kept = {
-        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-        "MALLOC_TOP_PAD_": str(256 << 20),
-        "OMP_NUM_THREADS": str(settings.threads),
-    }
-    return kept | os.environ
-
-
-async def _reap(process: asyncio.subprocess.Process) -> int | None:
-    """The exit code. The closed link ends the engine, else SIGKILL; None if even that takes over REAP_S."""
-    for wait_s in (GRACE_S, REAP_S):
-        try:
-            async with asyncio.timeout(wait_s):
-                return await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-    log.error("engine.unreaped", pid=process.pid)
-    return None
 
 
 def _digest(job: Job) -> bytes:

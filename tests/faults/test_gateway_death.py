@@ -23,7 +23,7 @@ from realtime.settings import Settings
 async def main():
     engine = Engine(Settings(model=sys.argv[1]))
     task = asyncio.create_task(engine.run())
-    while engine.state != sys.argv[2] or engine.pid is None:
+    while engine.state != sys.argv[2] or not (engine.progress or engine.models):
         await asyncio.sleep(0.005)
     job = Job(sys.argv[3], 1, 64, 64, steps=12)
     for n in range(3):

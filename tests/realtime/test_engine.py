@@ -14,6 +14,7 @@ from PIL import Image
 
 from engines.fake import colour_of
 from engines.messages import Done, Dropped, Job, Refused
+from realtime import child
 from realtime import engine as module
 from realtime.engine import Engine, Reply
 from realtime.settings import Settings
@@ -132,8 +133,10 @@ async def test_an_engine_that_does_not_read_fills_no_memory_of_ours():
         assert engine.pid
         os.kill(engine.pid, signal.SIGSTOP)
         tickets = [replies.submit(image=bytes(1 << 20), session=f"s{n}") for n in range(40)]
-        assert engine._link is not None
-        assert engine._link.transport.get_write_buffer_size() < 3 << 20
+        assert engine._child is not None
+        assert engine._child._transport is not None
+        await asyncio.sleep(0)
+        assert engine._child._transport.get_write_buffer_size() < 3 << 20
         os.kill(engine.pid, signal.SIGCONT)
         assert {reply.code for reply in await replies.of(*tickets) if isinstance(reply, Refused)} == {"image"}
 
@@ -197,7 +200,7 @@ async def test_a_slow_start_is_no_hang():
 
 async def test_the_cpu_engine_gets_the_settings_glibc_reads_only_at_start(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    given = module._environment(Settings(model="embedded", device="cpu", threads=2))
+    given = child._environment(Settings(model="embedded", device="cpu", threads=2))
     assert given["MALLOC_MMAP_THRESHOLD_"] == str(4 << 30)
     assert given["OMP_NUM_THREADS"] == "3", "what the user has set wins"
-    assert "MALLOC_TOP_PAD_" not in module._environment(Settings(model="embedded", device="cuda"))
+    assert "MALLOC_TOP_PAD_" not in child._environment(Settings(model="embedded", device="cuda"))
