@@ -23,10 +23,10 @@ from bench.server import Server, fal_sdk, ours
 
 Tick = Callable[[str, float], None]
 
-# One frame alone takes four calls of 4.9 ms and a decode: 20 ms. Every call has 64 places and costs the same
-# however many are taken: 1,000 frames a second of 20 ms each are 20 at a time, more than a real engine's 16
-# places, and the end of the device is not what is looked for here.
-TWENTY_MS = "fake:base_ms=4.9,row_ms=0,vae_ms=0.02,places=64"
+# One frame alone takes four calls of 5 ms. Every call has 64 places and costs the same however many are
+# taken: 1,000 frames a second of 20 ms each are 20 at a time, more than a real engine's 16 places, and the
+# end of the device is not what is looked for here.
+TWENTY_MS = "fake:base_ms=5,row_ms=0,vae_ms=0,places=64"
 ZERO_MS = "fake:base_ms=0,row_ms=0,vae_ms=0"
 CLOSED_LOOP = {
     "prompt": "a red circle",
