@@ -22,7 +22,7 @@ $(VENV)/.engine: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[engine]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.engine tests/contract/package.json
+$(VENV)/.test: $(VENV)/.engine tests/contract/package.json tests/browser/package.json
 	@echo "installing what the tests need (pytest, JavaScript clients, a browser if there is none)"
 	@$(PIP) -e '.[engine,test]'
 	@$(BIN)/python -m tests.browser.install
@@ -47,4 +47,4 @@ $(VENV)/.bench: $(VENV)/.test
 	@$(PIP) -e '.[bench]' && touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info tests/contract/node_modules
+	rm -rf $(VENV) build dist *.egg-info tests/contract/node_modules tests/browser/node_modules
