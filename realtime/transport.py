@@ -15,6 +15,7 @@ import time
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
@@ -108,6 +109,9 @@ class Frames(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Any) -> None:
+        if self.close_sent:
+            # uvicorn closed by itself (no pong, a broken frame) and would blame the application for sending.
+            raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.close":
             self._resume()  # the peer's reply may be among the bytes not parsed yet

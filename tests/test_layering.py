@@ -19,7 +19,7 @@ LAYERS = [
     {"gateway"},
     {"socket", "transport"},
     {"apps", "engine"},
-    {"images", "answer", "fetch", "formats"},
+    {"images", "answer", "fetch", "formats", "child"},
     {"protocol", "session", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},
     {"errors", "settings"},

@@ -18,7 +18,7 @@ from realtime.settings import Settings
 @asynccontextmanager
 async def serving(state_dir: Path, **given: Any) -> AsyncIterator[SimpleNamespace]:
     """host and port of a running server with the fake engine."""
-    settings = Settings(model="fake", port=0, state_dir=state_dir, **given)
+    settings = Settings(**{"model": "fake", "port": 0, "state_dir": state_dir, **given})
     listener = server.listen(settings)
     host, port = listener.getsockname()
     started = asyncio.Event()

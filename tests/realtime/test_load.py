@@ -167,10 +167,11 @@ LIMIT_S = 0.05
 
 
 async def longest_turn(state_dir: Path, work: bytes) -> float:
-    """Processor seconds of the longest turn of the loop while `work` comes in; the best of a few tries."""
+    """Processor seconds of the longest turn of the loop while `work` comes in; the best of a few tries:
+    a neighbour on the same core makes processor seconds longer too."""
     worst = []
     async with serving(state_dir) as server:
-        for _ in range(3):
+        while len(worst) < 8 and min(worst, default=LIMIT_S) >= LIMIT_S:
             with await asyncio.to_thread(raw, server) as peer, turns() as spent:
                 await asyncio.to_thread(push, peer, work, len(work))
             worst.append(max(spent))
@@ -291,3 +292,34 @@ async def test_a_handshake_and_a_frame_that_dribble_in_byte_by_byte_are_served(s
             return heard
 
     assert b"images" in await asyncio.to_thread(dribble)
+
+
+async def test_a_busy_engine_costs_no_pong_and_no_socket():
+    with serve(ping_s=0.3) as server:
+        async with opened(server, max_buffering=60) as ws:
+            for number in range(10):
+                await send(ws, {"prompt": "!hang 2" if number == 0 else "a", "request_id": str(number)})
+            for number in range(10):
+                assert msgpack.unpackb(await ws.recv())["request_id"] == str(number)
+
+
+def test_a_peer_that_answers_no_ping_is_closed_without_a_traceback():
+    with serve(ping_s=0.2) as server, raw(server) as peer:
+        with contextlib.suppress(OSError):
+            while True:
+                peer.sendall(masked(2, msgpack.packb({"prompt": "a"})))
+                if not peer.recv(65536):
+                    break
+        assert server.terminate() == 0
+        assert not [line for line in server.log if "Traceback" in line or '"error"' in line]
+
+
+async def test_an_idle_socket_costs_less_than_40_KiB():
+    with serve() as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(50):
+                await stack.enter_async_context(opened(server))
+            before = rss(server)
+            for _ in range(300):
+                await stack.enter_async_context(opened(server))
+            assert (rss(server) - before) / 300 < 40 * 1024
