@@ -55,7 +55,7 @@ class Inputs:
     seam: Pixels | None = None
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         return sum(a.nbytes for a in (self.picture, self.mask, self.original, self.seam) if a is not None)
 
 

@@ -20,7 +20,7 @@ class Posterior:
     deviation: Tensor | None
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         return self.mean.nbytes + (0 if self.deviation is None else self.deviation.nbytes)
 
 

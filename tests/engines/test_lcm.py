@@ -10,7 +10,7 @@ import pytest
 
 from engines.lcm import Lcm
 from engines.messages import Job
-from engines.pipeline import Fault
+from engines.pipeline import Fault, Pipeline, Row
 from tests.engines import tiny
 
 JOB = Job("the sea", 1, 64, 64, steps=2)
@@ -23,6 +23,13 @@ def fresh(folder: Any) -> Lcm:
     made = Lcm(str(folder()), device="cpu", max_batch=2)
     made.load(lambda *_: None)
     return made
+
+
+def test_the_pipeline_has_all_that_the_step_loop_drives(pipeline: Any) -> None:
+    for protocol, made in ((Pipeline, pipeline()), (Row, pipeline().rows(JOB, None)[0])):
+        named = {name for name in vars(protocol) if not name.startswith("_")} | set(protocol.__annotations__)
+        assert len(named) > 4
+        assert [name for name in named if not hasattr(made, name)] == []
 
 
 @pytest.mark.parametrize(

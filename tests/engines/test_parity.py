@@ -25,6 +25,8 @@ from diffusers import (
 from diffusers.image_processor import VaeImageProcessor
 from torch import Generator, Tensor
 
+from engines.embedded import WEIGHTS
+from engines.lcm import Lcm
 from engines.messages import Job
 from engines.vae import to_uint8
 from tests.engines import tiny
@@ -179,6 +181,21 @@ def test_rows_of_all_kinds_in_one_batch_are_what_they_are_alone(pipeline: Any, l
     for job, row in zip(jobs, together, strict=True):
         (alone,) = tiny.drawn(ours, [job])
         assert (row.latents - alone.latents).norm() <= 1e-5 * alone.latents.norm()
+
+
+@pytest.mark.skipif(not (WEIGHTS / "model_index.json").is_file(), reason="weights are not in this copy")
+def test_the_embedded_model_is_bitwise_the_lcm_pipeline() -> None:
+    ours = Lcm("embedded", device="cpu", max_batch=1)
+    ours.load(lambda *_: None)
+    side = ours.models[0].native
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = LatentConsistencyModelPipeline.from_pretrained(WEIGHTS, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.unet.to(memory_format=torch.channels_last)
+    job = Job("a red circle on a blue background", 1, side, side, steps=4, guidance=4.0)
+    (row,) = tiny.drawn(ours, [job])
+    assert torch.equal(row.latents, call(pipe, job, width=side, height=side))
 
 
 def test_every_input_changes_the_picture(pipeline: Any) -> None:
