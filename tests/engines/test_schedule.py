@@ -261,6 +261,32 @@ def test_lanes_never_mix_and_none_starves():
     assert all(b - a <= LANE_PATIENCE + 2 for a, b in itertools.pairwise(gaps))
 
 
+def test_a_lane_of_one_has_its_turn_beside_a_crowded_one():
+    plan = schedule(lanes="ab", buckets=(1, 2, 4, 8))
+    for n in range(8):
+        plan.submit(request(n, lane="a", steps=12, weight=100.0))
+    plan.submit(request(9, lane="b", steps=2))
+    lanes = [call.lane for _ in range(24) if (call := boundary(plan))]
+    first, second = (at for at, lane in enumerate(lanes) if lane == "b")
+    assert first <= 1
+    assert second - first <= LANE_PATIENCE + 1
+    assert "a" in lanes[second:], "it did not only come when the others were done"
+
+
+def test_a_row_of_two_places_gets_them_among_rows_of_one_that_never_end_together():
+    plan = schedule(buckets=(1, 2))
+    plan.submit(request(0, "odd", steps=4))
+    boundary(plan)
+    boundary(plan)
+    plan.submit(request(1, "wide", slots=2, steps=4))
+    plan.submit(request(2, "even", steps=4))
+    for n in range(3, 300):  # the place that frees is asked for at once, by two who alternate
+        if 1 in tickets(boundary(plan)):
+            break
+        plan.submit(request(n, f"{n % 2}", steps=4, buffering=1))
+        assert n <= plan.bound()
+
+
 def test_cancel_frees_places_at_the_next_boundary():
     plan = schedule()
     for n in range(6):
