@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
+from engines.messages import Model, Progress
 from realtime.engine import Engine
 
 
@@ -19,8 +21,9 @@ class Screen:
         self._console = console
         self._url, self._model = url, model
         self._started = time.monotonic()
-        self._state = ""
-        self._bar: Progress | None = None
+        self._state = self._stage = ""
+        self._drew = False  # an engine was ready before
+        self._bar: Bar | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -30,7 +33,7 @@ class Screen:
         """Requests are taken; the engine may still load for a while."""
         self._say(f"realtime is at {self._url}/")
         if self._console.is_terminal:
-            self._bar = Progress(
+            self._bar = Bar(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -48,25 +51,34 @@ class Screen:
 
     def update(self, engine: Engine) -> None:
         """Called whenever the engine's state or progress changed."""
-        progress = engine.progress
-        if engine.state == "ready" and self._state != "ready":
-            self._end_bar()
-            model = engine.models[0]
-            seconds = time.monotonic() - self._started
-            self._say(
-                f"ready: {model.name} ({model.kind}, {model.device}, {model.dtype}) after {seconds:.1f} s"
-            )
-        elif engine.state == "restarting" and self._state != "restarting":
-            self._end_bar()
-            self._say("the engine died; restarting it")
-        elif self._bar is not None and self._task is not None and progress is not None:
-            self._bar.update(
-                self._task,
-                description=f"{progress.stage}: {progress.text}",
-                completed=progress.done,
-                total=progress.total or None,
-            )
-        self._state = engine.state
+        if engine.state != self._state:
+            self._state = engine.state
+            if engine.state == "ready":
+                self._ready(engine.models[0])
+            elif engine.state == "restarting":
+                self._end_bar()
+                self._say(
+                    "the engine died; restarting it"
+                    if self._drew
+                    else "the engine did not start; trying again"
+                )
+        if engine.progress is not None:
+            self._load(engine.progress)
+
+    def _ready(self, model: Model) -> None:
+        self._end_bar()
+        self._drew = True
+        seconds = time.monotonic() - self._started
+        self._say(f"ready: {model.name} ({model.kind}, {model.device}, {model.dtype}) after {seconds:.1f} s")
+
+    def _load(self, progress: Progress) -> None:
+        line = f"{progress.stage}: {progress.text}".rstrip(": ")
+        if self._bar is not None and self._task is not None:
+            total = progress.total or None
+            self._bar.update(self._task, description=line, completed=progress.done, total=total)
+        elif progress.stage != self._stage:
+            self._stage = progress.stage
+            self._say(line)
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -74,5 +86,5 @@ class Screen:
             self._bar = None
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._console.file.flush()

@@ -237,6 +237,19 @@ async def test_a_client_that_dies_leaves_nothing_behind(server: Server, moment: 
         peer.close()
 
 
+async def test_the_frames_of_a_client_that_left_are_not_drawn():
+    with serve(model="fake:base_ms=100", heartbeat_s=0.2) as server:
+        peer = raw(server, LCM + "?max_buffering=60")
+        peer.sendall(masked(2, msgpack.packb({"prompt": "a", "num_inference_steps": 12})) * 20)
+        await eventually(lambda: server.metric("realtime_messages_total") == 20)
+        peer.close()
+        await eventually(lambda: server.metric("realtime_frames_total", outcome="abandoned") >= 18)
+        await eventually(lambda: server.metric("realtime_engine", figure="cancelled") >= 18, 3)
+        before = server.metric("realtime_engine", figure="steps")
+        await asyncio.sleep(1)
+        assert server.metric("realtime_engine", figure="steps") <= before + 1, "nothing is left to draw"
+
+
 @pytest.mark.timeout(60)
 async def test_rounds_of_connects_leave_memory_files_and_tasks_where_they_were(server: Server):
     process = psutil.Process(server.pid)
