@@ -18,6 +18,7 @@ done, refused, superseded, cancelled, and what the pipeline counts.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import socket
@@ -42,6 +43,8 @@ MAX_HELD = 4096  # requests in this process; more are refused
 OUTBOX = 256  # replies the gateway has not read yet
 ENCODING = 64  # drawn pictures that wait for the pool
 DECODE_GROUP = 4  # pictures per VAE decode: the first of many finished ones leave before the last is decoded
+TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
+REPLY = "reply"  # the work of making one out of pixels
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -66,6 +69,7 @@ class _Drawing:
     steps: list[dict[str, float]] = field(default_factory=list)
     pictures: dict[int, Picture] = field(default_factory=dict)
     encode_s: float = 0.0
+    decoded: float = 0.0  # monotonic
     over: bool = False  # answered, refused or cancelled
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,6 +80,7 @@ class _Finished:
 
     drawing: _Drawing
     fault: Fault | None
+    seconds: float = 0.0  # from the end of its decode to the outbox
 
 
 class Loop:
@@ -99,6 +104,7 @@ class Loop:
             ("steps", "rows", "slots", "taken", "done", "refused", "superseded", "cancelled"), 0
         )
         self._busy_s = 0.0
+        self._reply_cost = Cost()
 
     def run(self) -> None:
         """Load, say Ready, draw until the link ends. Does not return."""
@@ -192,6 +198,7 @@ class Loop:
             if isinstance(pixels, Fault):
                 self._refuse(ticket, pixels)
             else:
+                drawing.decoded = began + seconds
                 self._encoding.acquire()
                 self.pool.submit(self._fatal(self._encode), drawing, image, pixels)
 
@@ -238,10 +245,17 @@ class Loop:
             slots=slots,
             count=job.count,
             buffering=submit.buffering,
-            deadline=float("inf") if submit.deadline_s is None else submit.received + submit.deadline_s,
+            deadline=self._deadline(submit),
             weight=submit.weight,
         )
         self._supersede(self.schedule.submit(request, ready=job.image is None))
+
+    def _deadline(self, submit: Submit) -> float:
+        """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
+        if submit.deadline_s is None:
+            return math.inf
+        reply = self._reply_cost.predict(REPLY, 1) * (1.0 + self._reply_cost.spread(REPLY)) + TRANSIT_S
+        return submit.received + submit.deadline_s - reply
 
     def _ready(self, inputs: _Inputs) -> None:
         self.recorder.end(inputs.ticket)
@@ -262,6 +276,7 @@ class Loop:
             self._refuse(ticket, finished.fault)
         elif self._drawings.pop(ticket, None) is not None:
             self._counts["done"] += 1
+            self._reply_cost.observe(REPLY, 1, finished.seconds)
 
     def _cancel(self, tickets: Iterable[int]) -> None:
         tickets = [ticket for ticket in tickets if ticket in self._drawings]
@@ -325,7 +340,7 @@ class Loop:
                 return
             drawing.over = True
         self._send(self._done(drawing))
-        self.inbox.put(_Finished(drawing, None))
+        self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
 
     def _done(self, drawing: _Drawing) -> Done:
         submit, rows = drawing.submit, drawing.rows

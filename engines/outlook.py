@@ -38,7 +38,7 @@ class Outlook:
 
     def joined(self, row: Row) -> Outlook:
         """The outlook when this newcomer is in."""
-        return Outlook(self.now, [*self.rows, row], self.cost, self.buckets, self._with(row))
+        return type(self)(self.now, [*self.rows, row], self.cost, self.buckets, self._with(row))
 
     def fits(self, lane: str, slots: int) -> bool:
         """Is there a place in the lane's call?"""
