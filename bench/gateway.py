@@ -239,10 +239,11 @@ def _closed_tables(noop: list[dict[str, Any]], drawing: list[dict[str, Any]]) ->
             columns,
             rows(noop),
             "The same request, picture bytes, uvicorn, websockets and uvloop on both sides; median of "
-            "turns taken alternately, the client on the same cores. fal's SDK validates nine inputs, calls an async "
-            "function and packs its dict. Ours validates all documented inputs, plans a job, keeps order, "
-            "deadline and newest-wins per session, counts and times; with an engine process every frame also "
-            "crosses a process border twice and a scheduler, and its JPEG is written by a thread pool.",
+            "turns taken alternately, the client on the same cores. fal's SDK validates nine inputs, "
+            "calls an async function and packs its dict. Ours validates all documented inputs, plans a "
+            "job, keeps order, deadline and newest-wins per session, counts and times; with an engine "
+            "process every frame also crosses a process border twice and a scheduler, and its JPEG is "
+            "written by a thread pool.",
         ),
         Table("The same with 20 ms of drawing a frame", columns, rows(drawing)),
     ]

@@ -71,6 +71,14 @@ def test_every_frame_is_answered_superseded_or_an_error():
     assert figures["added"]["p50_ms"] == pytest.approx(80)
 
 
+def test_what_a_queue_gives_up_after_the_clock_stopped_is_no_throughput():
+    queued = [frame(0, n, n / 10, latency=n / 5) for n in range(10)]  # the last six arrive after 1 s
+    figures = summary(queued, sessions=1, seconds=1, slo_s=0.5)
+    assert figures["images_per_s"] == 4
+    assert figures["frames"]["answered"] == 10
+    assert figures["in_time_share"] == 0.3
+
+
 def test_fairness_is_of_the_share_of_its_own_demand_a_session_got():
     """Twice the demand fully served is not unfair; the same demand half served is."""
     served = [frame(0, n, n, 0.1) for n in range(4)] + [frame(1, n, n, 0.1) for n in range(2)]
