@@ -37,7 +37,7 @@ class Weights:
 
     @property
     def guidance(self) -> str:
-        """ "embedded" if the UNet takes the guidance scale as an input, else "cfg"."""
+        """As messages.Model: "embedded" if the UNet takes the guidance scale as an input, else "cfg"."""
         return "cfg" if self.unet.config.time_cond_proj_dim is None else "embedded"
 
 
@@ -54,10 +54,8 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     import diffusers  # here and not above: seconds of import, which `report` has announced
     import transformers
 
-    for library in (
-        diffusers,
-        transformers,
-    ):  # `report` tells the progress; their bars and hints would mix in
+    # `report` tells the progress; their own bars and hints would mix in.
+    for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
 

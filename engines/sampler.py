@@ -147,8 +147,7 @@ def guidance_embedding(guidance: float, size: int) -> Tensor:
     half = size // 2
     # In float32 throughout: the angles reach thousands, where a rounding of the rate is visible.
     rate = torch.log(torch.tensor(10000.0)) / (half - 1)
-    angles = (
-        torch.tensor([guidance - 1]) * 1000.0 * torch.exp(torch.arange(half, dtype=torch.float32) * -rate)
-    )
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -rate)
+    angles = torch.tensor([guidance - 1]) * 1000.0 * rates
     embedding = torch.cat([angles.sin(), angles.cos()])
     return torch.nn.functional.pad(embedding, (0, size % 2))

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -160,6 +162,40 @@ def test_what_is_no_picture_is_a_fault_of_its_field(data: bytes) -> None:
         with pytest.raises(Fault) as caught:
             pixels.fit(image, mask, (64, 64), (64, 64), "k", False)
         assert (caught.value.code, caught.value.field) == ("image", field)
+
+
+def corrupted() -> st.SearchStrategy[bytes]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = [file(noise(12, 12), format, exif=exif) for format in ("PNG", "JPEG", "WEBP")]
+    edits = st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
+    )
+
+    def edited(data: bytes, edits: list[tuple[float, int]], kept: float) -> bytes:
+        changed = bytearray(data)
+        for place, value in edits:
+            changed[int(place * len(changed))] = value
+        return bytes(changed[: int(kept * len(changed)) + 1])
+
+    return st.builds(edited, st.sampled_from(whole), edits, st.sampled_from([1.0, 1.0, 0.5]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=corrupted())
+def test_broken_files_are_faults_and_nothing_worse(data: bytes) -> None:
+    with warnings.catch_warnings(), contextlib.suppress(Fault):
+        warnings.simplefilter("ignore")
+        assert pixels.fit(data, None, (16, 16), (16, 16), "k", False).picture.shape == (16, 16, 3)
+
+
+def test_an_error_inside_the_decoder_is_a_fault_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slip(*args: Any, **options: Any) -> None:  # Pillow 13, an EXIF tag of a wrong type, in exif_transpose
+        raise TypeError("bad operand type for abs(): 'str'")
+
+    monkeypatch.setattr(pixels.ImageOps, "exif_transpose", slip)
+    with pytest.raises(Fault, match="no readable PNG, JPEG or WebP"):
+        pixels.read(tiny.picture(1), "image_url")
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes() -> None:
