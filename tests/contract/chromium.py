@@ -11,15 +11,19 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.browser.chrome import FLAGS, profile
-from tests.contract.clients import HERE, PATIENCE_S, Event, Version, Way
+from tests.browser.chrome import FLAGS, find, profile
+from tests.contract.clients import HERE, PATIENCE_S, Event, Version
+from tests.contract.ways import Way
+from tests.servers import Server
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>contract</title><link rel="icon" href="data:,">
 <script src="/bundle.js"></script>
@@ -135,7 +139,10 @@ def launch(program: str, names_port: int, certificate: bytes) -> Iterator[Browse
             said = (line for line in child.stderr if line.startswith("DevTools listening on "))
             with connect(next(said).split()[-1], max_size=None) as socket:
                 browser = Browser(socket)
-                threads = [threading.Thread(target=browser.read), threading.Thread(target=child.stderr.read)]
+                threads = [
+                    threading.Thread(target=target, daemon=True)
+                    for target in (browser.read, child.stderr.read)
+                ]
                 for thread in threads:
                     thread.start()
                 yield browser
@@ -145,6 +152,16 @@ def launch(program: str, names_port: int, certificate: bytes) -> Iterator[Browse
             for thread in threads:
                 thread.join()
             child.stderr.close()
+
+
+@contextlib.contextmanager
+def browse(server: Server, authority: Path) -> Iterator[Browser]:
+    """A browser in which fal's host names lead to `server`. Skips the test where no Chromium can be found."""
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium on this machine: the contract was not tested in a browser")
+    with launch(program, server.port, (authority / "cert.pem").read_bytes()) as browser:
+        yield browser
 
 
 class Tab:

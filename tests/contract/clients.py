@@ -10,26 +10,24 @@ Events, as driver.py and control.js report them (all JSON; bytes as {"$bytes": b
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import msgpack
 import pytest
-from PIL import Image
 
-from engines.fake import colour_of
+from tests.contract.ways import KEY, WAYS, Way
 
 HERE = Path(__file__).parent
-KEY = "kid:ksecret"  # the API key the servers of these tests know
 LEGACY = "110602490-lcm-sd15-i2i"
 PATIENCE_S = 10.0  # for one event: two cores run servers, clients and a browser at once
 
@@ -63,12 +61,13 @@ SYNC = Version("sync", runtime="python")
 ASYNC = Version("async", runtime="python")
 JAVASCRIPT = [V0_6, V0_7, V0_8, V0_9, V0_15, V1_0, V1_8, V1_10, BROWSER]
 PYTHON = [SYNC, ASYNC]
-WAYS = ["names", "override"]  # conftest.way_to
+EVERYONE = [*JAVASCRIPT, *PYTHON]
+SLASHLESS = dict.fromkeys([V0_6, V0_7], "ids with a slash make an impossible host name")
 
 
 def every(
     versions: Iterable[Version], but: Mapping[Version, str] | None = None, ways: Iterable[str] = WAYS
-) -> Any:
+) -> pytest.MarkDecorator:
     """Runs a test with the fixture `client` of each version over each way. `but` says why not with some."""
     marks = {
         "node": [pytest.mark.node],
@@ -87,16 +86,6 @@ def every(
     )
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a client finds the server under test where it looks for fal's."""
-
-    name: str
-    origin: str = ""  # plain HTTP, for web/fal-here.js; empty when names are mapped
-    names_port: int = 0  # fal's host names lead to this port, over TLS
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
 class Driver(Protocol):
     """Where a client lives."""
 
@@ -106,12 +95,18 @@ class Driver(Protocol):
     def stop(self) -> None: ...
 
 
+LiveIn = Callable[[Callable[[Event], None]], Driver]  # makes the driver that reports to this client
+
+
 class Process:
     """A Node or Python process of its own."""
 
     def __init__(self, version: Version, way: Way, key: str, report: Callable[[Event], None]) -> None:
         command = [sys.executable, str(HERE / "driver.py"), version.name]
         if version.runtime == "node":
+            if shutil.which("node") is None:
+                pytest.skip("no Node.js on this machine: fal's JavaScript clients were not tested")
+            assert (HERE / "node_modules").is_dir(), "run `npm ci` in tests/contract, or `make test`"
             flags = ["--experimental-websocket", "--require", str(HERE / "names.cjs")]
             command = ["node", *flags, str(HERE / "driver.cjs"), version.name, *filter(None, [way.origin])]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("FAL_", "NODE_"))}
@@ -125,7 +120,7 @@ class Process:
             self.child.stdout: lambda line: report(json.loads(line)),
             self.child.stderr: self.said.append,
         }
-        self.threads = [threading.Thread(target=self.read, args=pair) for pair in takers.items()]
+        self.threads = [threading.Thread(target=self.read, args=pair, daemon=True) for pair in takers.items()]
         for thread in self.threads:
             thread.start()
 
@@ -157,7 +152,10 @@ class Client:
     """One client, its events in the order they happened."""
 
     def __init__(
-        self, version: Version, live_in: Callable[[Callable[[Event], None]], Driver], key: str = KEY
+        self,
+        version: Version,
+        live_in: LiveIn,
+        key: str = KEY,
     ) -> None:
         self.version = version
         self.events: list[Event] = []
@@ -165,7 +163,11 @@ class Client:
         self.news = threading.Condition()
         self.connected = 0
         self.driver = live_in(self.report)
-        self.wait("started")
+        try:
+            self.wait("started")
+        except BaseException:  # a test's time ran out, for one: nobody else knows of this driver yet
+            self.driver.stop()
+            raise
         if version.runtime != "python":
             self.do("config", options={"credentials": key})
 
@@ -231,6 +233,12 @@ def is_one(event: Event, kinds: Iterable[str], match: Mapping[str, Any]) -> bool
     return event["event"] in kinds and all(event.get(key) == value for key, value in match.items())
 
 
+class Start(Protocol):
+    """Starts a further client against this session's server of that way; it is stopped with the test."""
+
+    def __call__(self, version: Version, way: str, key: str = KEY) -> Client: ...
+
+
 class Live:
     """One `fal.realtime.connect(...)` of a client."""
 
@@ -289,53 +297,3 @@ def from_json(value: Any) -> Any:
     if "$bytes" in value:
         return base64.b64decode(value["$bytes"])
     return {key: from_json(item) for key, item in value.items()}
-
-
-def picture(result: Mapping[str, Any], index: int = 0) -> Image.Image:
-    """The picture of a result as an app would show it: from `content`, else from the data URI in `url`."""
-    image = result["images"][index]
-    if "content" in image:
-        data = image["content"]
-    else:
-        head, _, body = image["url"].partition(",")
-        assert head == f"data:{image['content_type']};base64"
-        data = base64.b64decode(body, validate=True)
-    opened = Image.open(io.BytesIO(data))
-    assert opened.size == (image["width"], image["height"])
-    assert opened.get_format_mimetype() == image["content_type"]
-    return opened.convert("RGB")
-
-
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()
-
-
-def png(width: int = 64, height: int = 64, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
-    return encoded(Image.new("RGB", (width, height), colour))
-
-
-def data_uri(data: bytes, content_type: str = "image/png") -> str:
-    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
-
-
-INPUT = data_uri(png())
-
-
-def frame(version: Version, prompt: str = "a red circle", seed: int = 1, **more: Any) -> dict[str, Any]:
-    """A complete request for the app this version can reach; lcm-sd15-i2i needs a picture."""
-    needed = {"image_url": INPUT} if version.app == LEGACY else {}
-    return {"prompt": prompt, "seed": seed, **needed, **more}
-
-
-def shows(result: dict[str, Any], prompt: str, seed: int) -> bool:
-    """Is it the fake engine's picture of that prompt and seed, and of nothing else?"""
-    wanted = colour_of(prompt, seed)
-    extremes = picture(result).getextrema()
-    return all(abs(value - want) <= 4 for pair, want in zip(extremes, wanted, strict=True) for value in pair)
-
-
-def draw(live: Live, prompt: str = "a red circle", seed: int = 1, **more: Any) -> dict[str, Any]:
-    live.send(**frame(live.client.version, prompt, seed, **more))
-    return live.result()

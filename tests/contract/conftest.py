@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
-from tests.browser.chrome import find
-from tests.contract.chromium import Browser, Pages, Tab, launch
-from tests.contract.clients import BROWSER, KEY, Client, Process, Version, Way
+from tests.contract.chromium import Browser, Pages, Tab, browse
+from tests.contract.clients import BROWSER, Client, LiveIn, Process, Start, Version
+from tests.contract.ways import KEY, NAMES, settings_for, way_to
 from tests.servers import Server, serve
-
-# Every host name fal's clients were seen to use, and the server's own.
-NAMES = (
-    "fal.run",
-    "*.fal.run",
-    "*.fal.ai",
-    "*.alpha.fal.ai",
-    "*.gateway.alpha.fal.ai",
-    "*.fal.media",
-    "localhost",
-)
 
 
 @pytest.fixture(scope="session")
@@ -38,22 +25,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     issued.private_key_pem.write_to_path(folder / "key.pem")
     return folder
-
-
-def settings_for(way: str, authority: Path) -> dict[str, Any]:
-    tls = {"tls_cert": str(authority / "cert.pem"), "tls_key": str(authority / "key.pem")}
-    return {"keys": [KEY], **({} if way == "override" else tls)}
-
-
-def way_to(server: Server, way: str, authority: Path) -> Way:
-    """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js, or fal-client's module
-    constants. run host: fal-client's FAL_RUN_HOST, which is TLS and has no place for tokens."""
-    trust = {"NODE_EXTRA_CA_CERTS": str(authority / "ca.pem"), "SSL_CERT_FILE": str(authority / "ca.pem")}
-    if way == "override":
-        return Way(way, origin=f"http://127.0.0.1:{server.port}")
-    if way == "run host":
-        return Way(way, env=trust | {"FAL_RUN_HOST": f"localhost:{server.port}"})
-    return Way(way, names_port=server.port, env=trust)
 
 
 @pytest.fixture(scope="session")
@@ -76,22 +47,10 @@ def pages() -> Iterator[str]:
     pages.stop()
 
 
-@contextmanager
-def browse(server: Server, authority: Path) -> Iterator[Browser]:
-    program = find()
-    if program is None:
-        pytest.skip("no Chromium on this machine: the contract was not tested in a browser")
-    with launch(program, server.port, (authority / "cert.pem").read_bytes()) as browser:
-        yield browser
-
-
 @pytest.fixture(scope="session")
 def browser(tls_server: Server, authority: Path) -> Iterator[Browser]:
     with browse(tls_server, authority) as browser:
         yield browser
-
-
-Start = Callable[..., Client]
 
 
 @pytest.fixture
@@ -102,12 +61,11 @@ def start(request: pytest.FixtureRequest, authority: Path) -> Iterator[Start]:
     def start(version: Version, way: str, key: str = KEY) -> Client:
         server = request.getfixturevalue("plain_server" if way == "override" else "tls_server")
         there = way_to(server, way, authority)
-        if version.runtime == "chromium":
+        live_in: LiveIn = partial(Process, version, there, key)
+        if version is BROWSER:
             live_in = partial(
                 Tab, request.getfixturevalue("browser"), request.getfixturevalue("pages"), there
             )
-        else:
-            live_in = partial(Process, version, there, key)
         clients.append(Client(version, live_in, key))
         return clients[-1]
 

@@ -2,12 +2,13 @@
 // The client itself is unmodified; `fetch` and `WebSocket` are only watched, to see what crossed the wire.
 "use strict";
 
-/** Values JSON cannot carry, both ways: bytes and `undefined`. */
+/** Values JSON cannot carry: bytes (both ways), undefined, dates, blobs. */
 function fromJson(value) {
   if (Array.isArray(value)) return value.map(fromJson);
   if (value === null || typeof value !== "object") return value;
   if ("$bytes" in value) return Uint8Array.from(atob(value.$bytes), (c) => c.charCodeAt(0));
   if ("$undefined" in value) return undefined;
+  if ("$date" in value) return new Date(value.$date);
   if ("$blob" in value) return new Blob([value.$blob]);
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fromJson(item)]));
 }

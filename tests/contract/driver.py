@@ -43,7 +43,7 @@ def map_names() -> None:
         connect(self, address)
 
     socket.getaddrinfo = getaddrinfo
-    socket.socket.connect = connect_here  # type: ignore[method-assign]
+    socket.socket.connect = connect_here  # type: ignore[method-assign, assignment]
 
 
 map_names()
@@ -115,7 +115,7 @@ class Driver:
         self.readers: set[asyncio.Task[None]] = set()
 
     async def connect(self, live: str, app: str, options: dict[str, Any]) -> None:
-        context = self.client.realtime(app, **options_of(options))
+        context: Any = self.client.realtime(app, **options_of(options))
         enter = getattr(context, "__aenter__", None) or context.__enter__
         try:
             connection = await wait_for(enter)

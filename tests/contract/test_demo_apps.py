@@ -13,22 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.contract.clients import (
-    LEGACY,
-    V0_6,
-    V0_7,
-    V0_8,
-    V0_9,
-    V0_15,
-    V1_8,
-    V1_10,
-    Client,
-    data_uri,
-    encoded,
-    every,
-    png,
-    shows,
-)  # fmt: skip
+from tests.contract.clients import LEGACY, V0_6, V0_7, V0_8, V0_9, V0_15, V1_8, V1_10, Client, every
+from tests.contract.frames import data_uri, encoded, png, shows
 
 pytestmark = [pytest.mark.net, pytest.mark.proc]
 

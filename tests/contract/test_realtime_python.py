@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.clients import PYTHON, Client, Version, draw, every
-from tests.contract.conftest import Start
+from tests.contract.clients import PYTHON, Client, Start, Version, every
+from tests.contract.frames import draw
 
 pytestmark = [pytest.mark.net, pytest.mark.proc]
 

@@ -1,0 +1,62 @@
+"""How clients that look for fal's servers find the one under test."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Server
+
+KEY = "kid:ksecret"  # the API key the servers of these tests know
+WAYS = ["names", "override"]
+ONE = ["override"]  # enough where the way to the server cannot matter
+
+# Every host name fal's clients were seen to use, and the server's own.
+NAMES = (
+    "fal.run",
+    "*.fal.run",
+    "*.fal.ai",
+    "*.alpha.fal.ai",
+    "*.gateway.alpha.fal.ai",
+    "*.fal.media",
+    "localhost",
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+    origin: str = ""  # plain HTTP, for web/fal-here.js; empty when names are mapped
+    names_port: int = 0  # fal's host names lead to this port, over TLS
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def settings_for(way: str, authority: Path) -> dict[str, Any]:
+    tls = {"tls_cert": str(authority / "cert.pem"), "tls_key": str(authority / "key.pem")}
+    return {"keys": [KEY], **({} if way == "override" else tls)}
+
+
+def way_to(server: Server, way: str, authority: Path) -> Way:
+    """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js, or fal-client's module
+    constants. run host: fal-client's FAL_RUN_HOST, which is TLS and has no place for tokens."""
+    trust = {"NODE_EXTRA_CA_CERTS": str(authority / "ca.pem"), "SSL_CERT_FILE": str(authority / "ca.pem")}
+    if way == "override":
+        return Way(way, origin=f"http://127.0.0.1:{server.port}")
+    if way == "run host":
+        return Way(way, env=trust | {"FAL_RUN_HOST": f"localhost:{server.port}"})
+    return Way(way, names_port=server.port, env=trust)
+
+
+def ask_token(server: Server, authority: Path, path: str, body: dict[str, Any]) -> Any:
+    """What the server answers to a token request with our key."""
+    url = server.url.replace("127.0.0.1", "localhost") + path  # the certificate has names only
+    head = {"authorization": f"Key {KEY}", "content-type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), head)
+    trust = ssl.create_default_context(cafile=authority / "ca.pem")
+    with urllib.request.urlopen(request, timeout=5, context=trust) as response:
+        return json.load(response)
