@@ -9,6 +9,7 @@
     |-- Unauthorized        no key, or a token forged, expired or for other apps 401
     |-- Forbidden           a web page of an origin this server does not know    403
     |-- UnknownApp          no such endpoint                                     404
+    |-- MethodNotAllowed    this path takes another method                       405
     |-- NotYet              a part of fal's API this server does not have        501
     |-- TooMuch             a limit of this key or server; come back later       429
     |-- Draining            the server is going down; come back elsewhere        503
@@ -94,6 +95,10 @@ class Unauthorized(Failure):
 
 class Forbidden(Failure):
     code, status, error_type, close = "FORBIDDEN", 403, "forbidden", 1008
+
+
+class MethodNotAllowed(Failure):
+    code, status, error_type = "METHOD_NOT_ALLOWED", 405, "method_not_allowed"
 
 
 class NotYet(Failure):

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 import uuid
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from realtime import health, hosts, log
-from realtime.apps import all_apps, find
+from realtime import canvas, health, hosts, log
+from realtime.apps import find
 from realtime.engine import Engine
 from realtime.errors import (
     BadFrame,
@@ -29,6 +27,7 @@ from realtime.errors import (
     Failure,
     Forbidden,
     Internal,
+    MethodNotAllowed,
     NotYet,
     TooMuch,
     UnknownApp,
@@ -43,11 +42,8 @@ from realtime.settings import Settings
 from realtime.socket import Message, Receive, Socket, Transmit
 from realtime.tokens import MAX_APPS, Keys, Tokens, load_secret
 
-WEB = Path(__file__).parent.parent / "web"
 MAX_BODY = 64 * 1024  # of a token request
 MAX_TOKEN_S = 24 * 3600.0
-HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
-TYPES = {".js": "text/javascript", ".webmanifest": "application/manifest+json"}
 
 logger = log.get("realtime.gateway")
 
@@ -64,6 +60,7 @@ class Gateway:
         self.draining = False
         self.engine_known = asyncio.Event()  # set while the engine's models are known
         self.sockets: set[Socket] = set()
+        self.held_bytes = 0  # of frames not answered yet, of all sockets
         self.empty = asyncio.Event()  # set while no socket is open
         self.empty.set()
         self._numbers = 0
@@ -75,6 +72,7 @@ class Gateway:
         else:
             self.engine_known.clear()
         self.metrics.ready.set(self.engine.state == "ready")
+        self.metrics.restarts.set(self.engine.restarts)
 
     def drain(self) -> None:
         """Admit nothing more; every socket closes when its own frames are answered.
@@ -230,16 +228,10 @@ class Gateway:
                     self.metrics.engine.labels(name).set(value)
                 return PlainTextResponse(self.metrics.render(), media_type="text/plain; version=0.0.4")
             case "/info":
-                return JSONResponse(self.info())
-            case "/":
-                return _page(WEB / "index.html", request)
-            case "/favicon.ico":
-                return _page(WEB / "icon.svg", request)
-        if path.startswith("/web/") and path.isprintable():
-            file = (WEB / path.removeprefix("/web/")).resolve()
-            if file.is_relative_to(WEB) and file.is_file():
-                return _page(file, request)
-        return None
+                return JSONResponse(
+                    canvas.info(self.engine, model=self.settings.model, draining=self.draining)
+                )
+        return canvas.page(path, request.headers.get("host", ""))
 
     async def _token(self, request: Request, *, bare: bool) -> Response:
         """A JSON string for fal's clients, an object for the back ends of their `tokenProvider`."""
@@ -266,37 +258,6 @@ class Gateway:
         token = self.tokens.mint(apps, seconds, key_id)
         self.metrics.tokens.labels("minted").inc()
         return JSONResponse(token if bare else {"token": token, "expires_in": seconds})
-
-    def info(self) -> dict[str, Any]:
-        """For the canvas and the curious: models, engine, apps with their schemas, prompts to try."""
-        progress = self.engine.progress
-        return {
-            "models": [
-                {
-                    "name": m.name,
-                    "kind": m.kind,
-                    "native": m.native,
-                    "device": m.device,
-                    "dtype": m.dtype,
-                    "guidance": m.guidance,
-                    "safety": m.safety,
-                    "features": m.features,
-                }
-                for m in self.engine.models
-            ],
-            "engine": {
-                "state": "draining" if self.draining else self.engine.state,
-                "progress": progress
-                and {
-                    "stage": progress.stage,
-                    "done": progress.done,
-                    "total": progress.total,
-                    "text": progress.text,
-                },
-            },
-            "apps": [{"id": app.id, "schema": app.request.model_json_schema()} for app in all_apps()],
-            "suggestions": _suggestions(self.settings.model),
-        }
 
     def _allow_origin(self, request: Request, response: Response) -> None:
         """CORS for pages that may use us; `*` would not cover `Authorization`, so what is asked is echoed."""
@@ -328,10 +289,6 @@ def _only(method: str, *allowed: str) -> None:
         raise MethodNotAllowed(HTTPStatus.METHOD_NOT_ALLOWED.phrase)
 
 
-class MethodNotAllowed(Failure):
-    code, status, error_type = "METHOD_NOT_ALLOWED", 405, "method_not_allowed"
-
-
 async def _body(request: Request) -> dict[str, Any]:
     """A small JSON object; nothing at all is an empty one. Raises BadFrame."""
     data = b""
@@ -346,37 +303,6 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadFrame("the body must be a JSON object")
     return body
-
-
-def _page(file: Path, request: Request) -> Response:
-    """A file of the canvas, under a policy that lets it load and reach nothing but this server."""
-    if not file.is_file():
-        raise UnknownApp("the canvas is not installed with this server")
-    host = request.headers.get("host", "")
-    sockets = f"ws://{host} wss://{host}" if HOST.fullmatch(host) else ""  # Safari: 'self' has no ws
-    response = FileResponse(file, media_type=TYPES.get(file.suffix))
-    response.headers["content-security-policy"] = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; manifest-src 'self'; "
-        f"img-src 'self' data: blob:; connect-src 'self' {sockets}; worker-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    response.headers["x-content-type-options"] = "nosniff"
-    response.headers["referrer-policy"] = "no-referrer"
-    response.headers["cache-control"] = "no-cache"
-    return response
-
-
-def _suggestions(model: str) -> dict[str, Any]:
-    """What the embedded model is good at, which its training wrote beside its weights.
-
-    {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps}; {} for other models.
-    """
-    if model != "embedded":
-        return {}
-    for file in sorted((WEB.parent / "engines" / "embedded").rglob("suggestions.json")):
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    return {}
 
 
 def _whole(text: str, default: int) -> int:

@@ -3,7 +3,7 @@
 Pure bookkeeping, no I/O and no clock. A frame is
 
     waiting   in the mailbox; at most `buffering` of them and `max_bytes`, the newest win
-    taken     being prepared or in the engine, or answered but not written yet
+    taken     being prepared or in the engine, or answered but not written yet; `max_bytes` again
     gone      written, or superseded
 
 and results are released strictly in the order of arrival, whatever order the engine finishes in: fal's
@@ -52,7 +52,8 @@ class Session(Generic[R, O]):
         self._waiting: deque[Slot[R, O]] = deque()
         self._waiting_bytes = 0
         self._taken: deque[Slot[R, O]] = deque()  # in order of arrival, until released
-        self._unwritten = 0  # released, not written
+        self._unwritten: deque[Slot[R, O]] = deque()  # released
+        self._taken_bytes = 0  # of both
 
     def offer(self, request: R, size: int) -> None:
         """A frame arrived. Older waiting ones go if there are too many; the newest always stays."""
@@ -69,10 +70,13 @@ class Session(Generic[R, O]):
 
     def take(self) -> Slot[R, O] | None:
         """The oldest waiting frame, if there is credit for it."""
-        if not self._waiting or len(self._taken) + self._unwritten >= self.credit:
+        if not self._waiting or len(self._taken) + len(self._unwritten) >= self.credit:
+            return None
+        if self._taken_bytes and self._taken_bytes + self._waiting[0].size > self.max_bytes:
             return None
         slot = self._waiting.popleft()
         self._waiting_bytes -= slot.size
+        self._taken_bytes += slot.size
         self._taken.append(slot)
         return slot
 
@@ -93,15 +97,17 @@ class Session(Generic[R, O]):
         released: list[Slot[R, O]] = []
         while self._taken and (self._taken[0].superseded or self._taken[0].outcome is not None):
             head = self._taken.popleft()
-            if not head.superseded:
+            if head.superseded:
+                self._taken_bytes -= head.size
+            else:
                 released.append(head)
-        self._unwritten += len(released)
+        self._unwritten.extend(released)
         return released
 
     def written(self) -> None:
-        """One released outcome is on the wire: its credit is free again."""
+        """The oldest released outcome is on the wire: its credit is free again."""
         if not self.closed:
-            self._unwritten -= 1
+            self._taken_bytes -= self._unwritten.popleft().size
 
     def close(self) -> list[int]:
         """The socket is gone. Returns the tickets nobody waits for any more."""
@@ -109,9 +115,9 @@ class Session(Generic[R, O]):
             return []
         self.closed = True
         tickets = [slot.ticket for slot in self._taken if slot.ticket is not None]
-        self._waiting.clear()
-        self._taken.clear()
-        self._waiting_bytes = self._unwritten = 0
+        for line in (self._waiting, self._taken, self._unwritten):
+            line.clear()
+        self._waiting_bytes = self._taken_bytes = 0
         return tickets
 
     @property
@@ -121,4 +127,9 @@ class Session(Generic[R, O]):
     @property
     def unanswered(self) -> int:
         """Frames whose outcome is not on the wire: waiting, drawn, or about to be written."""
-        return len(self._waiting) + len(self._taken) + self._unwritten
+        return len(self._waiting) + len(self._taken) + len(self._unwritten)
+
+    @property
+    def bytes(self) -> int:
+        """Sizes of the unanswered frames."""
+        return self._waiting_bytes + self._taken_bytes

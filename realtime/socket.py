@@ -24,7 +24,7 @@ from engines.messages import Done, Dropped, Job
 from realtime import log
 from realtime.apps import App
 from realtime.apps import Request as Wanted
-from realtime.errors import Draining, Failure, Internal, InvalidInput, of_engine
+from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
 from realtime.protocol import Close, Connection, Request, Send
 from realtime.session import BUFFERING, Session, Slot
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from realtime.gateway import Gateway
 
 UNSENT = 32  # errors a peer may leave unread before it is not read any more
+MAX_HELD = 512 * 1024 * 1024  # bytes of unanswered frames of all sockets; pictures are in them
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -90,6 +91,7 @@ class Socket:
         self._preparer: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._held = 0  # bytes, as last added to the gateway's sum
         self.ended_by = "client"
 
     @property
@@ -105,6 +107,7 @@ class Socket:
             # First of all: nobody waits for these pictures any more.
             self._count("abandoned", self._session.unanswered)
             self._engine.cancel(self._session.close())
+            self._weigh()
             self._connection.drop()
             if self._idle is not None:
                 self._idle.cancel()
@@ -163,13 +166,19 @@ class Socket:
                 self._gateway.metrics.bad_messages.inc()
             return
         try:
-            if self._gateway.draining:
-                raise Draining("the server is going down; reconnect in a moment")
+            self._admit(request)
             wanted = self._app.parse(request.payload)
-        except Failure as failure:
-            if isinstance(failure, InvalidInput):
-                self._gateway.metrics.bad_messages.inc()
+        except InvalidInput as failure:
+            self._gateway.metrics.bad_messages.inc()
             self._connection.fail(failure, request)
+            return
+        except Failure as failure:
+            self._count("refused", 1)
+            self._connection.fail(failure, request)
+            return
+        except Exception:
+            self._count("refused", 1)
+            self._connection.fail(self._internal("frame.parse"), request)
             return
         # The payload is in `wanted` now; a waiting frame must not hold its pictures twice.
         request = Request({}, request.request_id, request.binary, request.size)
@@ -177,9 +186,24 @@ class Socket:
         superseded = self._session.superseded
         self._session.offer(Frame(request, wanted, received, receive_s, decode_s), request.size)
         self._count("superseded", self._session.superseded - superseded)
+        self._weigh()
         if self._preparer is None:
             self._preparer = asyncio.create_task(self._prepare(), name=f"prepare {self.name}")
         self._prepare_soon()
+
+    def _admit(self, request: Request) -> None:
+        if self._gateway.draining:
+            raise Draining("the server is going down; reconnect in a moment")
+        if self._gateway.held_bytes + request.size > MAX_HELD:
+            raise TooMuch(
+                f"unanswered frames fill {MAX_HELD >> 20} MiB of this server; send again in a moment"
+            )
+
+    def _weigh(self) -> None:
+        """Keep the gateway's sum of what all sockets hold."""
+        held = self._session.bytes
+        self._gateway.held_bytes += held - self._held
+        self._held = held
 
     # ---- preparing ----
 
@@ -200,24 +224,19 @@ class Socket:
                 start = time.monotonic()
                 frame.job = await self._app.plan(frame.wanted, self._gateway.media, self._engine.models)
                 frame.prepare_s = time.monotonic() - start
+                slot.ticket = self._engine.submit(
+                    session=self.name,
+                    received=frame.received,
+                    job=frame.job,
+                    buffering=self._session.buffering,
+                    deadline_s=self._deadline_s,
+                    weight=1.0,
+                    on_reply=partial(self._on_reply, slot),
+                )
             except Failure as failure:
                 self._settle(slot, failure)
-                continue
             except Exception:
-                logger.exception("frame.prepare", session=self.name, app=self._app.id)
-                self._settle(
-                    slot, Internal("preparing this request failed; the details are in the server's log")
-                )
-                continue
-            slot.ticket = self._engine.submit(
-                session=self.name,
-                received=frame.received,
-                job=frame.job,
-                buffering=self._session.buffering,
-                deadline_s=self._deadline_s,
-                weight=1.0,
-                on_reply=partial(self._on_reply, slot),
-            )
+                self._settle(slot, self._internal("frame.prepare"))
 
     def _on_reply(self, slot: Slot[Frame, Done | Failure], reply: Any) -> None:
         if isinstance(reply, Done):
@@ -231,6 +250,7 @@ class Socket:
         if outcome is None:
             self._count("superseded", 1)
         self._released.extend(self._session.settle(slot, outcome))
+        self._weigh()
         self._prepare_soon()
         if self._released:
             self._write_soon()
@@ -273,6 +293,7 @@ class Socket:
             while (output := self._connection.data_to_send()) is not None:
                 await self._put(output)
             self._session.written()
+            self._weigh()
             self._prepare_soon()
             if self._gateway.draining:
                 self.leave()
@@ -290,10 +311,7 @@ class Socket:
         try:
             body = self._app.answer(frame.wanted, frame.job, outcome, binary=frame.request.binary)
         except Exception:
-            logger.exception("frame.answer", session=self.name, app=self._app.id)
-            self._connection.fail(
-                Internal("answering failed; the details are in the server's log"), frame.request
-            )
+            self._connection.fail(self._internal("frame.answer"), frame.request)
             self._count("refused", 1)
             return
         body["request_id"] = frame.request.request_id
@@ -324,7 +342,12 @@ class Socket:
         if isinstance(output, Send):
             self._gateway.metrics.sent_bytes.inc(len(output.data))
 
-    # ---- time and counting ----
+    # ---- time, counting and our own bugs ----
+
+    def _internal(self, event: str) -> Internal:
+        """Log the exception at hand; what the client is told of it."""
+        logger.exception(event, session=self.name, app=self._app.id)
+        return Internal("the server failed on this request; the details are in its log")
 
     def _watch(self) -> None:
         if self._connection.closed:

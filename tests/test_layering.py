@@ -17,6 +17,7 @@ LAYERS = [
     {"cli"},
     {"progress", "doctor", "server"},
     {"gateway"},
+    {"canvas"},
     {"socket", "transport"},
     {"apps", "engine"},
     {"images", "answer", "fetch", "formats", "child"},

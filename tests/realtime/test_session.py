@@ -93,6 +93,22 @@ def test_bytes_are_bounded_too_but_one_frame_always_fits():
     assert [slot.request for slot in take_all(session)] == [10]
 
 
+def test_frames_in_the_engine_are_bounded_in_bytes_too():
+    session: Session[int, str] = Session(buffering=60, max_bytes=100)
+    session.offer(0, 60)
+    first = session.take()
+    session.offer(1, 40)
+    second = session.take()
+    session.offer(2, 1)
+    assert (first.request, second.request) == (0, 1)
+    assert session.take() is None
+    assert session.bytes == 101
+    session.settle(first, "done")
+    assert session.take() is None
+    session.written()
+    assert session.take().request == 2
+
+
 def test_max_buffering_is_kept_to_what_clients_may_ask():
     assert Session(buffering=0).buffering == 1
     assert Session(buffering=61).buffering == 60
@@ -179,6 +195,8 @@ class SessionMachine(RuleBasedStateMachine):
     def buffers_are_bounded(self) -> None:
         assert self.session.waiting <= 3
         assert self.session.unanswered <= 3 + self.session.credit
+        assert self.session.bytes <= 2 * 60
+        assert (self.session.bytes == 0) == (self.session.unanswered == 0)
 
     @invariant()
     def every_frame_is_somewhere(self) -> None:
