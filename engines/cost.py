@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
+from dataclasses import dataclass
+
+WARMING = 4  # observations of a size that may be slower than the work is
+STALE = 40  # observations of other sizes
+FADING = 0.05  # of the excess, per observation of a larger size
+
+
+@dataclass(slots=True)
+class _Seen:
+    seconds: float
+    times: int = 0
+    last: int = 0  # turn
 
 
 class Cost:
     """Predicted seconds of a piece of work of a given size, an average of what it took lately.
 
-    A `work` is a name: a lane's UNet call, its VAE decode. Nothing seen yet predicts 0: unknown work
-    is worth trying, and trying it once is what teaches.
+    A `work` is a name: a lane's UNet call, its VAE decode. In doubt it is an optimist, because a wrong
+    hope is tried and corrected while a wrong fear is never tried: nothing seen yet predicts 0, the first
+    observations count by the fastest (the rest is warming up), a stall counts as twice the average, and
+    what was seen of a size long ago fades towards its share of the larger calls seen since.
     """
 
     def __init__(self, rate: float = 0.2) -> None:
         self.rate = rate  # weight of the newest observation
-        self._seen: dict[str, dict[int, float]] = {}
+        self._sizes: dict[str, dict[int, _Seen]] = {}
+        self._turn: dict[str, int] = {}  # observations of a work
         self._spread: dict[str, float] = {}
         self._cache: dict[tuple[str, int], float] = {}
 
     def observe(self, work: str, size: int, seconds: float) -> None:
-        seen = self._seen.setdefault(work, {})
-        if size in seen:
-            error = abs(seconds - seen[size]) / seen[size] if seen[size] else 0.0
-            spread = self._spread.get(work, 0.0)
-            self._spread[work] = min(1.0, spread + self.rate / 2 * (error - spread))
-            seen[size] += self.rate * (seconds - seen[size])
+        sizes = self._sizes.setdefault(work, {})
+        turn = self._turn[work] = self._turn.get(work, 0) + 1
+        seen = sizes.setdefault(size, _Seen(seconds))
+        seen.last = turn
+        seen.times += 1
+        if seen.times <= WARMING:
+            seen.seconds = min(seen.seconds, seconds)
         else:
-            seen[size] = seconds
+            error = min(seconds, 2 * seen.seconds + 1e-3) - seen.seconds
+            spread = self.spread(work)
+            self._spread[work] = spread + self.rate / 2 * (abs(error) / (seen.seconds + 1e-3) - spread)
+            seen.seconds += self.rate * error
+        for smaller, other in sizes.items():
+            if smaller < size and turn - other.last > STALE:
+                excess = other.seconds - seen.seconds * smaller / size
+                other.seconds -= max(0.0, FADING * excess)
         self._cache.clear()
 
     def predict(self, work: str, size: int) -> float:
@@ -37,7 +59,7 @@ class Cost:
         """
         known = self._cache.get((work, size))
         if known is None:
-            known = self._cache[work, size] = self._estimate(self._seen.get(work, {}), size)
+            known = self._cache[work, size] = self._estimate(work, size)
         return known
 
     def spread(self, work: str) -> float:
@@ -46,19 +68,19 @@ class Cost:
 
     def slowest(self) -> float:
         """The dearest single piece of work known: how long the loop may be deaf."""
-        return max((seconds for seen in self._seen.values() for seconds in seen.values()), default=0.0)
+        return max((seen.seconds for sizes in self._sizes.values() for seen in sizes.values()), default=0.0)
 
-    @staticmethod
-    def _estimate(seen: dict[int, float], size: int) -> float:
+    def _estimate(self, work: str, size: int) -> float:
         """On the chords between the known sizes, once what was seen has been made a possible curve."""
-        curve: dict[int, float] = {}
-        for known in sorted(seen):
-            dearest = min((seconds * known / s for s, seconds in curve.items()), default=math.inf)
-            curve[known] = max([min(seen[known], dearest), *curve.values()])
-        low = max((s for s in curve if s <= size), default=None)
+        seen = {at: was.seconds for at, was in sorted(self._sizes.get(work, {}).items())}
+        curve = {0: 0.0}
+        for known in seen:
+            cheapest = min(seconds for s, seconds in seen.items() if s >= known)
+            curve[known] = min([cheapest, *(seconds * known / s for s, seconds in curve.items() if s)])
+        low = max(s for s in curve if s <= size)
         high = min((s for s in curve if s >= size), default=None)
-        if low is None or high is None:
-            return curve[low] * size / low if low else curve[high] if high else 0.0
+        if high is None:
+            return curve[low] * size / low if low else 0.0
         share = (size - low) / (high - low) if high > low else 0.0
         return curve[low] + (curve[high] - curve[low]) * share
 

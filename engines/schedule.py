@@ -31,6 +31,7 @@ from engines.outlook import Outlook, Row, bucket, vae
 MAX_STEPS = 12
 PATIENCE = 32  # boundaries, and as many again for every 8 sessions: so long do turns take under overload
 LANE_PATIENCE = 8  # boundaries
+STRETCH = 3.0  # times what a picture takes alone
 _OVERDUE = -1.0  # a turn before all turns
 
 
@@ -272,7 +273,7 @@ class Schedule:
             head, newer = session.waiting[0], session.waiting[1]
             if not (head.ready and newer.ready and head.request.buffering):
                 break
-            if now + self._alone(head.request) <= self._deadline(head.request):
+            if not self._is_late(head.request, now):
                 break
             dropped.append(self._give_up(session, head))
         return dropped
@@ -288,18 +289,23 @@ class Schedule:
         return (self._paid.ahead(request.session) // self._quantum, 0, deadline, request.ticket)
 
     def _alone(self, request: Request) -> float:
-        """Seconds one image takes on an idle engine, with a margin for what varies."""
+        """Seconds one image takes on an idle engine."""
         kind = (request.lane, request.steps, request.slots)
         if kind not in self._alone_s:
             call = self.cost.predict(request.lane, bucket(request.slots, self.buckets))
-            decode = self.cost.predict(vae(request.lane), 1)
-            margin = 1.0 + self.cost.spread(request.lane)
-            self._alone_s[kind] = request.steps * call * margin + decode
+            self._alone_s[kind] = request.steps * call + self.cost.predict(vae(request.lane), 1)
         return self._alone_s[kind]
 
+    def _is_late(self, request: Request, now: float) -> bool:
+        margin = 1.0 + self.cost.spread(request.lane)
+        return now + self._alone(request) * margin > self._deadline(request)
+
     def _deadline(self, request: Request) -> float:
-        """A deadline nothing could ever meet orders nothing and binds nobody."""
-        return request.deadline if request.received + self._alone(request) <= request.deadline else math.inf
+        """One that even an idle engine could not meet is moved to where it can order and bound again."""
+        alone = self._alone(request)
+        if request.received + alone > request.deadline:
+            return request.received + STRETCH * alone
+        return request.deadline
 
     def _outlook(self, now: float) -> Outlook:
         rows = [

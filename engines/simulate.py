@@ -54,12 +54,18 @@ class Load:
 
 @dataclass(frozen=True)
 class Device:
-    """Seconds of a UNet call of bucket B: base + row * B, times log-normal noise of `jitter`."""
+    """Seconds of a UNet call of bucket B: base + row * B, times log-normal noise of `jitter`.
+
+    One call in a hundred stalls for `stall` more: another process had the cores. With `warm` the schedule
+    knows the costs from the start; without, it has to find out.
+    """
 
     base: float
     row: float
     vae: float = 0.0  # per picture
     jitter: float = 0.0  # standard deviation of the logarithm
+    stall: float = 0.0
+    warm: bool = True
     buckets: Sequence[int] = BUCKETS
 
     def call(self, bucket: int) -> float:
@@ -106,8 +112,8 @@ def simulate(
 ) -> Outcome:
     """Run `load` through a schedule on `device` until every frame is answered or superseded."""
     cost, draw = Cost(), random.Random(load.seed)
-    for lane in range(load.lanes):
-        for bucket in device.buckets:  # the warm-up of a real engine
+    for lane in range(load.lanes if device.warm else 0):
+        for bucket in device.buckets:
             cost.observe(str(lane), bucket, device.call(bucket))
         cost.observe(vae(str(lane)), 1, device.vae)
     schedule = make(cost, device.buckets)
@@ -126,6 +132,7 @@ def simulate(
             now = frames[arrived].received
             continue
         seconds = device.call(call.bucket) * draw.lognormvariate(0.0, device.jitter)
+        seconds += device.stall * (draw.random() < 0.01)
         now += seconds
         out.calls += 1
         out.rows += len(call.rows)

@@ -42,6 +42,36 @@ def test_one_slow_outlier_at_a_large_size_is_forgotten_when_small_sizes_are_fast
     assert cost.predict("a", 8) == pytest.approx(0.8)
 
 
+def test_below_the_smallest_size_known_it_hopes_for_proportion():
+    cost = Cost()
+    cost.observe("a", 4, 0.4)
+    assert cost.predict("a", 1) == pytest.approx(0.1)
+
+
+def test_a_first_call_that_was_slow_is_forgotten_at_the_second():
+    cost = Cost()
+    cost.observe("a", 1, 30.0)
+    cost.observe("a", 1, 0.1)
+    assert cost.predict("a", 1) == pytest.approx(0.1)
+
+
+def test_a_stall_counts_as_twice_the_average():
+    cost = Cost()
+    for _ in range(20):
+        cost.observe("a", 1, 0.1)
+    cost.observe("a", 1, 50.0)
+    assert cost.predict("a", 1) == pytest.approx(0.12, rel=0.01)
+
+
+def test_a_fear_that_is_never_tried_fades():
+    """In full batches a size of one is not seen, and a wrong estimate of it may be why they are full."""
+    cost = Cost()
+    cost.observe("a", 1, 0.4)
+    for _ in range(200):
+        cost.observe("a", 4, 0.4)
+    assert cost.predict("a", 1) == pytest.approx(0.1, rel=0.1)
+
+
 def test_works_do_not_mix():
     cost = Cost()
     cost.observe("a", 1, 1.0)
@@ -55,8 +85,7 @@ def test_a_larger_batch_never_costs_less_nor_more_than_its_parts(seen, a, b):
         cost.observe("a", size, seconds)
     small, large = sorted((a, b))
     assert cost.predict("a", small) <= cost.predict("a", large) * (1 + 1e-9)
-    if small >= min(seen):  # below what has been seen nothing is known but a bound
-        assert cost.predict("a", large) <= cost.predict("a", small) * large / small * (1 + 1e-9)
+    assert cost.predict("a", large) <= cost.predict("a", small) * large / small * (1 + 1e-9)
 
 
 def test_the_spread_is_the_mean_error_of_predictions():
