@@ -64,7 +64,8 @@ def configure(level: str = "info") -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     tail: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Rich tracebacks show local variables: prompts, pictures.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if terminal
         else [structlog.processors.format_exc_info, _redact_values, structlog.processors.JSONRenderer()]
     )

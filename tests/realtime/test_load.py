@@ -166,29 +166,41 @@ async def test_a_slow_reader_gets_the_newest_pictures_and_costs_no_memory():
 LIMIT_S = 0.05
 
 
-async def longest_turn(state_dir: Path, work: bytes) -> float:
-    """Processor seconds of the longest turn of the loop while `work` comes in; the best of a few tries:
-    a neighbour on the same core makes processor seconds longer too."""
-    worst = []
+async def longest_turns(state_dir: Path, work: dict[str, bytes]) -> dict[str, float]:
+    """By name, the processor seconds of the longest turn of the loop while those bytes come in.
+
+    The best of a few tries: a neighbour on the same core makes processor seconds longer too.
+    """
+    found: dict[str, float] = {}
     async with serving(state_dir) as server:
-        while len(worst) < 8 and min(worst, default=LIMIT_S) >= LIMIT_S:
-            with await asyncio.to_thread(raw, server) as peer, turns() as spent:
-                await asyncio.to_thread(push, peer, work, len(work))
-            worst.append(max(spent))
-    return min(worst)
+        for name, data in work.items():
+            for _ in range(8):
+                with await asyncio.to_thread(raw, server) as peer, turns() as spent:
+                    await asyncio.to_thread(push, peer, data, len(data))
+                found[name] = min(max(spent), found.get(name, 1.0))
+                if found[name] < LIMIT_S:
+                    break
+    return found
 
 
-@pytest.mark.parametrize("name", EXPENSIVE)
-async def test_the_largest_hostile_frame_never_holds_the_loop_for_50_ms(tmp_path: Path, name: str):
-    frame = EXPENSIVE[name]()
-    data = masked(1, frame.encode()[:FRAME]) if isinstance(frame, str) else masked(2, frame)
-    assert await longest_turn(tmp_path, data) < LIMIT_S
+def too_long(turns: dict[str, float]) -> dict[str, float]:
+    return {name: seconds for name, seconds in turns.items() if seconds >= LIMIT_S}
 
 
-@pytest.mark.parametrize("name", MESSAGES)
-async def test_a_storm_of_tiny_messages_never_holds_the_loop_for_50_ms(tmp_path: Path, name: str):
-    start = masked(2, b"", fin=False) if name == "fragments" else b""
-    assert await longest_turn(tmp_path, start + MESSAGES[name] * 3_000) < LIMIT_S
+@pytest.mark.timeout(60)
+async def test_the_largest_hostile_frames_never_hold_the_loop_for_50_ms(tmp_path: Path):
+    frames = {name: make() for name, make in EXPENSIVE.items()}
+    work = {
+        name: masked(1, frame.encode()[:FRAME]) if isinstance(frame, str) else masked(2, frame)
+        for name, frame in frames.items()
+    }
+    assert too_long(await longest_turns(tmp_path, work)) == {}
+
+
+async def test_a_storm_of_tiny_messages_never_holds_the_loop_for_50_ms(tmp_path: Path):
+    start = masked(2, b"", fin=False)
+    work = {name: start * (name == "fragments") + data * 3000 for name, data in MESSAGES.items()}
+    assert too_long(await longest_turns(tmp_path, work)) == {}
 
 
 async def test_a_turn_that_takes_long_is_seen(tmp_path: Path):

@@ -4,9 +4,12 @@ import json
 
 import msgpack
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from realtime.errors import Draining, InvalidInput, Unauthorized, UnknownApp
-from realtime.protocol import Close, Connection, Send
+from realtime.protocol import Close, Connection, Request, Send
 
 
 def open_connection(idle_s: float = 300.0) -> Connection:
@@ -163,3 +166,63 @@ def test_a_gone_peer_is_sent_nothing():
     connection.fail(InvalidInput("x"))
     connection.drop()
     assert outputs(connection) == []
+
+
+class ConnectionMachine(RuleBasedStateMachine):
+    """Any order of frames, answers, errors, ticks and closes: a close is the last thing, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = Connection(now=0.0, idle_s=10.0)
+        self.now = 0.0
+        self.requests: list[Request] = []
+        self.sent: list[Send | Close] = []
+
+    @rule(frame=st.sampled_from([b"\x80", b"\xc1", b"", "", "{}", "x", '{"request_id":"r"}']))
+    def frame(self, frame: bytes | str) -> None:
+        unsent = self.connection.unsent
+        request = self.connection.receive(frame, self.now)
+        if self.connection.closed:
+            assert request is None
+            assert self.connection.unsent == unsent
+        elif request is not None:
+            self.requests.append(request)
+        else:
+            assert self.connection.unsent == unsent + (frame != "")
+
+    @precondition(lambda self: self.requests)
+    @rule()
+    def answer(self) -> None:
+        self.connection.answer(self.requests.pop(), {"seed": 1})
+
+    @precondition(lambda self: self.requests)
+    @rule()
+    def fail(self) -> None:
+        self.connection.fail(InvalidInput("x"), self.requests.pop())
+
+    @rule(seconds=st.floats(0, 12), busy=st.booleans())
+    def tick(self, seconds: float, busy: bool) -> None:
+        self.now += seconds
+        was_closed = self.connection.closed
+        self.connection.tick(self.now, busy=busy)
+        if not was_closed:
+            assert self.connection.closed or self.connection.wake_at() > self.now
+
+    @rule(code=st.sampled_from([1000, 1012]))
+    def close(self, code: int) -> None:
+        self.connection.close(code)
+
+    @rule()
+    def fetch(self) -> None:
+        self.sent += outputs(self.connection)
+
+    @invariant()
+    def a_close_is_last_and_once(self) -> None:
+        closes = [isinstance(output, Close) for output in self.sent]
+        assert not any(closes[:-1])
+        if any(closes):
+            assert self.connection.unsent == 0
+
+
+TestConnectionMachine = ConnectionMachine.TestCase
+TestConnectionMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

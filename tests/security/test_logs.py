@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -55,6 +57,28 @@ async def test_tokens_keys_and_prompts_are_in_no_log_line():
 )
 def test_secrets_are_cut_out_of_a_line(text: str, kept: str):
     assert redact(text) == kept
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_traceback_shows_no_variables(terminal: bool):
+    code = f"""
+import sys
+sys.stderr.isatty = lambda: {terminal}
+from realtime import log
+log.configure("info")
+def fail(prompt):
+    raise RuntimeError("a bug")
+try:
+    fail("canary-prompt"[::-1][::-1])
+except RuntimeError:
+    log.get("x").exception("frame.prepare", token="eyJhbGciOi.eyJhdWQi.sig")
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "a bug" in answer.stderr
+    assert "frame.prepare" in answer.stderr
+    assert "eyJ" not in answer.stderr
+    assert "canary-prompt\n" not in answer.stderr
+    assert "prompt = " not in answer.stderr
 
 
 def test_noise_that_any_client_can_cause_is_dropped():
