@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.embedded import WEIGHTS
+from engines.pipeline import Unloadable as Unloadable
 
 Report = Callable[[str, float, float, str], None]  # stage, done, total, text; as messages.Progress
-
-
-class Unloadable(Exception):
-    """This engine cannot run the model that was asked for. The message says why and what would help."""
 
 
 def find(name: str, patterns: Sequence[str], report: Report) -> Path:

@@ -35,7 +35,7 @@ from engines.cost import Cost
 from engines.link import Decoder, LinkError, pack
 from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
 from engines.outlook import vae
-from engines.pipeline import Fault, Pipeline, Row
+from engines.pipeline import Fault, Pipeline, Row, Unloadable
 from engines.recorder import Recorder
 from engines.schedule import Call, Request, Schedule
 
@@ -115,18 +115,26 @@ class Loop:
     # ---- the step loop ----
 
     def _serve(self) -> None:
+        try:
+            started_s = self._load()
+        except (Unloadable, ValueError) as error:  # what was asked for, not what went wrong
+            print(f"engine: {error}", file=sys.stderr, flush=True)
+            os._exit(os.EX_CONFIG)
+        self._send(Ready(os.getpid(), self.pipeline.models, started_s))
+        working = False
+        while True:
+            self._take(wait=not working)
+            working = self._boundary()
+
+    def _load(self) -> dict[str, float]:
+        """Seconds by stage."""
         began = time.monotonic()
         self._send(Progress("import", 0, 1, ""))
         self.pipeline = self.make()
         imported = time.monotonic()
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Schedule(self.cost, self.pipeline.buckets)
-        started_s = {"import": imported - began, "load": time.monotonic() - imported}
-        self._send(Ready(os.getpid(), self.pipeline.models, started_s))
-        working = False
-        while True:
-            self._take(wait=not working)
-            working = self._boundary()
+        return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
         """One step boundary and the call after it. False when there is nothing to draw."""

@@ -1,4 +1,4 @@
-"""What the step loop drives. Two make it real: `engines/lcm.py` (torch) and `engines/fake.py` (a timing model).
+"""What the step loop drives. Two make it real: `engines/lcm.py` (torch), `engines/fake.py` (a timing model).
 
 Every method is called on the step loop's one thread. A `Fault` belongs to the rows it names: the
 loop refuses those and goes on. Any other exception means the process is not trusted any more.
@@ -23,6 +23,10 @@ class Fault(Exception):
         self.code, self.reason, self.field, self.rows = code, reason, field, rows
 
 
+class Unloadable(Exception):
+    """This engine cannot run the model that was asked for. The message says why and what would help."""
+
+
 class Row(Protocol):
     """One picture being denoised. The loop reads these; everything else is the pipeline's own."""
 
@@ -38,7 +42,7 @@ class Pipeline(Protocol):
     buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:
-        """Import, load, warm. progress(stage, done, total, text) as in messages.Progress."""
+        """Import, load, warm. progress(stage, done, total, text): messages.Progress. Raises Unloadable."""
 
     def lane(self, job: Job) -> tuple[str, int, int]:
         """(lane, UNet calls, slots per image): what `rows` would return, without the work. Raises Fault."""

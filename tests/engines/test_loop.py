@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_progress_comes_before_ready_and_ready_says_what_was_loaded():
     assert ready.pid == engine.process.pid
     assert (ready.models[0].name, ready.models[0].native) == ("fake", 256)
     assert set(ready.started_s) == {"import", "load"}
+
+
+def test_a_model_that_cannot_be_had_is_one_line_and_no_traceback():
+    with Process("fake:base_ms=quick") as engine:
+        assert engine.process.wait(10) == os.EX_CONFIG
+        said = engine.process.stderr.read().decode()
+    assert said.startswith("engine: ")
+    assert said.count("\n") == 1
 
 
 # ---- answers ----
