@@ -200,5 +200,10 @@ def test_the_largest_hostile_frame_costs_less_than_50_ms(name):
             wire.decode(frame)
         return time.thread_time() - start
 
-    # The best of a few: what the machine does besides is not ours.
-    assert min(cost() for _ in range(4)) < 0.05
+    # The best of a few: a neighbour on the same core makes processor seconds longer.
+    best = 1.0
+    for _ in range(8):
+        best = min(best, cost())
+        if best < 0.05:
+            break
+    assert best < 0.05
