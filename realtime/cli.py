@@ -69,6 +69,8 @@ def serve(
             running.run(sockets=[listener])
         except OSError as error:
             _stop(f"cannot start: {error.strerror or error}")
+    if running.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import signal
 import socket
@@ -64,9 +65,9 @@ def listen(settings: Settings) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        hint = "another server is running there" if error.errno == errno.EADDRINUSE else error.strerror
         raise CannotServe(
-            f"port {settings.port} of {settings.host} cannot be used: {error.strerror}. "
-            "Another server may be running there; choose another with --port."
+            f"port {settings.port} of {settings.host} cannot be used: {hint}. Choose another with --port."
         ) from None
     listener.setblocking(False)
     return listener
@@ -96,6 +97,7 @@ class Server(uvicorn.Server):
         self._on_start, self._on_change = on_start, on_change
         self._gateway: Gateway | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.failed = False  # ended by a bug of ours, not by a signal
         self._signals = 0
         self._hurry = asyncio.Event()  # the second signal
         super().__init__(
@@ -154,7 +156,7 @@ class Server(uvicorn.Server):
         # The supervisor restarts engines for ever; if it ends by itself, that is our bug.
         if not task.cancelled() and not self.should_exit:
             logger.error("engine.supervisor", exc_info=task.exception())
-            self.should_exit = True
+            self.failed = self.should_exit = True
 
     # ---- the end ----
 
