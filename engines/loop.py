@@ -28,16 +28,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from engines.cost import Cost
+from engines.drawing import Drawing
 from engines.link import Decoder, LinkError, pack
-from engines.messages import Cancel, Done, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
+from engines.mailbox import Request
+from engines.messages import Cancel, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
 from engines.outlook import vae
-from engines.pipeline import Fault, Pipeline, Row, Unloadable
+from engines.pipeline import Fault, Pipeline, Unloadable
 from engines.recorder import Recorder
-from engines.schedule import Call, Request, Schedule
+from engines.schedule import Call, Schedule
 
 MAX_HELD = 4096  # requests in this process; more are refused
 OUTBOX = 256  # replies the gateway has not read yet
@@ -57,28 +59,11 @@ class _Inputs:
     seconds: float
 
 
-@dataclass(slots=True, eq=False)
-class _Drawing:
-    """A request on its way through the loop. `lock` guards what the pool's threads fill in."""
-
-    submit: Submit
-    inputs: Any = None
-    inputs_s: float = 0.0
-    begun: float = 0.0  # monotonic
-    rows: list[Row] = field(default_factory=list)
-    steps: list[dict[str, float]] = field(default_factory=list)
-    pictures: dict[int, Picture] = field(default_factory=dict)
-    encode_s: float = 0.0
-    decoded: float = 0.0  # monotonic
-    over: bool = False  # answered, refused or cancelled
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @dataclass(frozen=True, slots=True)
 class _Finished:
     """From the pool to the loop: a request is answered, or its picture could not be written."""
 
-    drawing: _Drawing
+    drawing: Drawing
     fault: Fault | None
     seconds: float = 0.0  # from the end of its decode to the outbox
 
@@ -99,7 +84,7 @@ class Loop:
         self.cost = Cost()
         self.pool = ThreadPoolExecutor(pool, thread_name_prefix="pool")
         self._encoding = threading.Semaphore(ENCODING)
-        self._drawings: dict[int, _Drawing] = {}
+        self._drawings: dict[int, Drawing] = {}
         self._counts = dict.fromkeys(
             ("steps", "rows", "slots", "taken", "done", "refused", "superseded", "cancelled"), 0
         )
@@ -174,7 +159,7 @@ class Loop:
             faulty = fault
         seconds = time.monotonic() - began
         for ticket in {ticket for ticket, _ in call.rows}:
-            self._drawings[ticket].steps.append({"seconds": seconds, "batch": len(rows)})
+            self._drawings[ticket].stepped(seconds, len(rows))
         self._busy_s += seconds
         for name, more in (("steps", 1), ("rows", len(rows)), ("slots", call.bucket), ("taken", call.slots)):
             self._counts[name] += more
@@ -188,25 +173,24 @@ class Loop:
 
     def _decode(self, finished: list[tuple[int, int]]) -> None:
         """Finished rows to pixels, and on to the pool. All of one lane: they come out of one call."""
-        drawings = [self._drawings.get(ticket) for ticket, _ in finished]
-        rows = [
-            drawing.rows[image] for drawing, (_, image) in zip(drawings, finished, strict=True) if drawing
+        images = [
+            (self._drawings[ticket], ticket, image) for ticket, image in finished if ticket in self._drawings
         ]
-        if not rows:
+        if not images:
             return
+        rows = [drawing.rows[image] for drawing, _, image in images]
         began = time.monotonic()
-        results = iter(self.pipeline.decode(rows))
-        seconds = time.monotonic() - began
-        self._busy_s += seconds
-        self.cost.observe(vae(rows[0].lane), 1, seconds / len(rows))
-        for drawing, (ticket, image) in zip(drawings, finished, strict=True):
-            if drawing is None:
-                continue
-            pixels = next(results)
+        results = self.pipeline.decode(rows)
+        now = time.monotonic()
+        self._busy_s += now - began
+        self.cost.observe(vae(rows[0].lane), 1, (now - began) / len(rows))
+        for drawing in {ticket: drawing for drawing, ticket, _ in images}.values():
+            own = [row for row, (owner, _, _) in zip(rows, images, strict=True) if owner is drawing]
+            drawing.left_vae(own, now - began, now)
+        for (drawing, ticket, image), pixels in zip(images, results, strict=True):
             if isinstance(pixels, Fault):
                 self._refuse(ticket, pixels)
             else:
-                drawing.decoded = began + seconds
                 self._encoding.acquire()
                 self.pool.submit(self._fatal(self._encode), drawing, image, pixels)
 
@@ -235,7 +219,7 @@ class Loop:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
 
     def _submit(self, submit: Submit) -> None:
-        self._drawings[submit.ticket] = _Drawing(submit)
+        self._drawings[submit.ticket] = Drawing(submit)
         job = submit.job
         try:
             if len(self._drawings) > MAX_HELD:
@@ -263,9 +247,8 @@ class Loop:
         if submit.deadline_s is None:
             return math.inf
         reply = self._reply_cost.predict(REPLY, 1) * (1.0 + self._reply_cost.spread(REPLY)) + TRANSIT_S
-        return (
-            submit.received + submit.deadline_s - min(reply, submit.deadline_s / 5)
-        )  # one outlier is no rule
+        allowed = min(reply, submit.deadline_s / 5)  # one slow reply is no rule
+        return submit.received + submit.deadline_s - allowed
 
     def _ready(self, inputs: _Inputs) -> None:
         self.recorder.end(inputs.ticket)
@@ -294,9 +277,7 @@ class Loop:
         self.schedule.cancel(tickets)
         for ticket in tickets:
             self.recorder.end(ticket)
-            drawing = self._drawings.pop(ticket)
-            with drawing.lock:
-                drawing.over = True
+            self._drawings.pop(ticket).close()
 
     def _supersede(self, tickets: Iterable[int]) -> None:
         for ticket in tickets:
@@ -308,14 +289,9 @@ class Loop:
         drawing = self._drawings.pop(ticket, None)
         self.schedule.cancel([ticket])
         self.recorder.end(ticket)
-        if drawing is None:
-            return
-        with drawing.lock:
-            if drawing.over:
-                return
-            drawing.over = True
-        self._counts["refused"] += 1
-        self._send(Refused(ticket, fault.code, fault.reason, fault.field))
+        if drawing is not None and drawing.close():
+            self._counts["refused"] += 1
+            self._send(Refused(ticket, fault.code, fault.reason, fault.field))
 
     # ---- on the pool ----
 
@@ -328,54 +304,21 @@ class Loop:
             result = fault
         self.inbox.put(_Inputs(ticket, result, time.monotonic() - began))
 
-    def _encode(self, drawing: _Drawing, image: int, pixels: Any) -> None:
-        try:
-            self._finish_image(drawing, image, pixels)
-        finally:
-            self._encoding.release()
-
-    def _finish_image(self, drawing: _Drawing, image: int, pixels: Any) -> None:
+    def _encode(self, drawing: Drawing, image: int, pixels: Any) -> None:
         job = drawing.submit.job
         began = time.monotonic()
         try:
+            if drawing.over:
+                return
             data, unsafe = self.pipeline.encode(drawing.rows[image], pixels, job)
+            picture = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
+            if drawing.add(image, picture, time.monotonic() - began) and drawing.close():
+                self._send(drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic()))
+                self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
         except Fault as fault:
             self.inbox.put(_Finished(drawing, fault))
-            return
-        seconds = time.monotonic() - began
-        with drawing.lock:
-            drawing.encode_s += seconds
-            drawing.pictures[image] = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
-            if len(drawing.pictures) < job.count or drawing.over:
-                return
-            drawing.over = True
-        self._send(self._done(drawing))
-        self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
-
-    def _done(self, drawing: _Drawing) -> Done:
-        submit, rows = drawing.submit, drawing.rows
-        timings: dict[str, Any] = {
-            "queue": max(0.0, drawing.begun - submit.received - drawing.inputs_s),
-            "inputs": drawing.inputs_s,
-            # the pictures of one request share a text and an input; each is paid for once
-            **{
-                stage: max(row.timings.get(stage, 0.0) for row in rows)
-                for stage in ("text", "vae_encode", "vae")
-            },
-            "steps": drawing.steps,
-            "encode": drawing.encode_s,
-        }
-        calls = sum(step["seconds"] for step in drawing.steps)
-        timings["inference"] = timings["text"] + timings["vae_encode"] + calls + timings["vae"]
-        return Done(
-            ticket=submit.ticket,
-            pictures=[drawing.pictures[image] for image in range(submit.job.count)],
-            seed=submit.job.seed,
-            drawn=list(self.pipeline.drawn(rows[0])),
-            timings=timings,
-            finished=time.monotonic(),
-            safety_checked=all("safety" in row.timings for row in rows),
-        )
+        finally:
+            self._encoding.release()
 
     # ---- the link ----
 

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engines.cost import Accounts, Cost
+from engines.mailbox import Held, Mailbox, Request
 from engines.outlook import Outlook, Row, bucket, vae
 
 MAX_STEPS = 12
@@ -33,20 +33,6 @@ PATIENCE = 32  # boundaries, and as many again for every 8 sessions: so long do 
 LANE_PATIENCE = 8  # boundaries
 STRETCH = 3.0  # times what a picture takes alone
 _OVERDUE = -1.0  # a turn before all turns
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    ticket: int
-    session: str
-    received: float  # seconds, same clock as `now`
-    lane: str
-    steps: int  # UNet calls per image
-    slots: int = 1  # places per image and call
-    count: int = 1  # images
-    buffering: int = 0
-    deadline: float = math.inf  # absolute
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,37 +49,15 @@ class Call:
     bucket: int  # places the call has
 
 
-@dataclass(slots=True, eq=False)  # identity: several may look alike
-class _Held:
-    request: Request
-    ready: bool
-    preparing: bool = False
-    begun: int = 0  # images that have joined
-    left: dict[int, int] = field(default_factory=dict)  # image -> UNet calls to go, for those drawing
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    waiting: deque[_Held] = field(default_factory=deque)
-    running: _Held | None = None
-    since: int | None = None  # boundary at which it last had something to admit and nothing admitted
-
-    def next(self) -> _Held | None:
-        """The request whose next image could join now."""
-        if self.running is not None:
-            return self.running if self.running.begun < self.running.request.count else None
-        return self.waiting[0] if self.waiting and self.waiting[0].ready else None
-
-
 class Schedule:
     def __init__(self, cost: Cost, buckets: Sequence[int]) -> None:
         """`buckets`: slots a call may have, ascending; one alone makes pictures independent of the load."""
         self.cost = cost
         self.buckets = tuple(buckets)
         self.max_batch = self.buckets[-1]
-        self._sessions: dict[str, _Session] = {}
-        self._held: dict[int, _Held] = {}
-        self._lanes: dict[str, dict[int, _Held]] = {}  # lane -> its drawing requests by ticket
+        self._sessions: dict[str, Mailbox] = {}
+        self._held: dict[int, Held] = {}
+        self._lanes: dict[str, dict[int, Held]] = {}  # lane -> its drawing requests by ticket
         self._lane_turn: dict[str, int] = {}  # lane -> boundary of its last call
         self._unprepared: set[str] = set()
         self._paid = Accounts()  # sessions
@@ -106,24 +70,17 @@ class Schedule:
 
     def submit(self, request: Request, *, ready: bool = True) -> list[int]:
         """Take a request; not `ready` while its inputs are undecoded. Returns the tickets it superseded."""
-        held = self._held[request.ticket] = _Held(request, ready)
-        session = self._sessions.setdefault(request.session, _Session())
-        session.waiting.append(held)
-        if not ready:
-            self._unprepared.add(request.session)
-        return self._supersede(session, request.buffering)
+        held = self._held[request.ticket] = Held(request, ready)
+        mailbox = self._sessions.setdefault(request.session, Mailbox())
+        mailbox.waiting.append(held)
+        self._unprepared.add(request.session)
+        return self._forget(mailbox.supersede(request.buffering))
 
     def prepare(self) -> list[int]:
-        """Tickets whose inputs are to be decoded now: per session one at a time, so none is wasted on."""
-        tickets = []
-        for name in self._unprepared:
-            waiting = self._sessions[name].waiting if name in self._sessions else ()
-            undecoded = next((held for held in waiting if not held.ready), None)
-            if undecoded is not None and not undecoded.preparing:
-                undecoded.preparing = True
-                tickets.append(undecoded.request.ticket)
+        """Tickets whose inputs are to be decoded now."""
+        mailboxes = [self._sessions[name] for name in self._unprepared if name in self._sessions]
         self._unprepared.clear()
-        return tickets
+        return [held.request.ticket for mailbox in mailboxes if (held := mailbox.prepare())]
 
     def ready(self, ticket: int) -> list[int]:
         """The inputs of a ticket are decoded. Returns the tickets this superseded."""
@@ -132,7 +89,7 @@ class Schedule:
             return []
         held.ready, held.preparing = True, False
         self._unprepared.add(held.request.session)
-        return self._supersede(self._sessions[held.request.session], held.request.buffering)
+        return self._forget(self._sessions[held.request.session].supersede(held.request.buffering))
 
     def cancel(self, tickets: Iterable[int]) -> None:
         """Forget these, waiting or drawing, and free their places. Unknown ones are ignored."""
@@ -140,15 +97,15 @@ class Schedule:
             held = self._held.get(ticket)
             if held is None:
                 continue
-            session = self._sessions[held.request.session]
-            if session.running is held:
+            mailbox = self._sessions[held.request.session]
+            if mailbox.running is held:
                 held.left.clear()
                 held.begun = held.request.count
                 self._end(held)
             else:
-                session.waiting.remove(held)
+                mailbox.waiting.remove(held)
                 self._unprepared.add(held.request.session)
-                self._drop(held)
+                self._forget([held])
 
     # ---- one boundary ----
 
@@ -158,22 +115,22 @@ class Schedule:
         self._paid.level(self._sessions)
         begin: list[int] = []
         superseded: list[int] = []
-        queue: list[tuple[tuple[float, ...], _Session, _Held]] = []
-        for session in self._sessions.values():
-            superseded += self._give_way(session, now)
-            held = session.next()
+        queue: list[tuple[tuple[float, ...], Mailbox, Held]] = []
+        for mailbox in self._sessions.values():
+            superseded += self._forget(mailbox.give_way(lambda request: self._is_late(request, now)))
+            held = mailbox.next()
             if held is None:
-                session.since = None
+                mailbox.since = None
                 continue
-            if session.since is None:
-                session.since = self._boundary
-            queue.append((self._order(session, held), session, held))
+            if mailbox.since is None:
+                mailbox.since = self._boundary
+            queue.append((self._order(mailbox, held), mailbox, held))
         heapq.heapify(queue)
         outlook = self._outlook(now)
         reserved: set[str] = set()
-        passed: list[tuple[_Session, _Held]] = []
+        passed: list[Mailbox] = []
         while queue:
-            (turn, *_, deadline, _), session, held = heapq.heappop(queue)
+            (turn, *_, deadline, _), mailbox, held = heapq.heappop(queue)
             request, overdue = held.request, turn == _OVERDUE
             if request.lane in reserved:
                 continue
@@ -181,16 +138,15 @@ class Schedule:
                 if overdue:  # the place that frees next is theirs
                     reserved.add(request.lane)
             elif overdue or outlook.welcome(request.lane, request.steps, request.slots, deadline):
-                begin += self._join(session, held)
-                outlook = outlook.joined(
-                    Row(request.lane, request.steps, request.slots, self._deadline(request))
-                )
-                if session.next() is held:
-                    heapq.heappush(queue, (self._order(session, held), session, held))
+                begin += self._join(mailbox)
+                newcomer = Row(request.lane, request.steps, request.slots, self._deadline(request))
+                outlook = outlook.joined(newcomer)
+                if mailbox.next() is held:
+                    heapq.heappush(queue, (self._order(mailbox, held), mailbox, held))
             else:
-                passed.append((session, held))
+                passed.append(mailbox)
         if not self._lanes and passed:
-            begin += self._join(*passed[0])
+            begin += self._join(passed[0])
         return Admission(begin, superseded)
 
     def call(self) -> Call | None:
@@ -253,37 +209,12 @@ class Schedule:
 
     # ---- the rules ----
 
-    def _supersede(self, session: _Session, buffering: int) -> list[int]:
-        """Newest wins: drop the oldest over `buffering`, but never what is being decoded, nor the only
-        decoded one for one that is not: else a hand faster than the decoder would see nothing."""
-        if buffering == 0:
-            return []
-        dropped: list[int] = []
-        newest_ready = max((at for at, held in enumerate(session.waiting) if held.ready), default=-1)
-        excess = len(session.waiting) - buffering
-        for at, held in list(enumerate(session.waiting))[:-1]:
-            if len(dropped) < excess and not held.preparing and at != newest_ready:
-                dropped.append(self._give_up(session, held))
-        return dropped
-
-    def _give_way(self, session: _Session, now: float) -> list[int]:
-        """A late frame goes for a newer one that is ready, even within `buffering`."""
-        dropped: list[int] = []
-        while session.running is None and len(session.waiting) > 1:
-            head, newer = session.waiting[0], session.waiting[1]
-            if not (head.ready and newer.ready and head.request.buffering):
-                break
-            if not self._is_late(head.request, now):
-                break
-            dropped.append(self._give_up(session, head))
-        return dropped
-
-    def _order(self, session: _Session, held: _Held) -> tuple[float, ...]:
+    def _order(self, mailbox: Mailbox, held: Held) -> tuple[float, ...]:
         """Overdue sessions, longest waiting first; then by turn, and by deadline within a turn."""
         request = held.request
         # the sooner the last image of a request is begun the better, in time or not
         deadline = math.inf if held.begun else self._deadline(request)
-        since = self._boundary if session.since is None else session.since
+        since = self._boundary if mailbox.since is None else mailbox.since
         if self._boundary - since >= self.patience:
             return (_OVERDUE, since, deadline, request.ticket)
         return (self._paid.ahead(request.session) // self._quantum, 0, deadline, request.ticket)
@@ -318,25 +249,20 @@ class Schedule:
 
     # ---- bookkeeping ----
 
-    def _join(self, session: _Session, held: _Held) -> list[int]:
-        """One more image of this request draws. Returns its ticket if it is the first."""
+    def _join(self, mailbox: Mailbox) -> list[int]:
+        """One more image of a session draws. Returns the ticket if it is the first of a request."""
+        held = mailbox.join()
         request = held.request
-        first = held.begun == 0
-        if first:
-            session.waiting.popleft()
-            session.running = held
-        held.left[held.begun] = request.steps
-        held.begun += 1
-        session.since = self._boundary if held.begun < request.count else None
+        mailbox.since = self._boundary if held.begun < request.count else None
         self._lanes.setdefault(request.lane, {})[request.ticket] = held
         call = self.cost.predict(request.lane, self.max_batch)
         price = request.steps * request.slots * call / self.max_batch or 1e-3
         self._quantum += 0.1 * (price - self._quantum)
         self._paid.charge(request.session, price, request.weight)
-        return [request.ticket] if first else []
+        return [request.ticket] if held.begun == 1 else []
 
-    def _end(self, held: _Held) -> None:
-        """A drawing request has no image drawing: it is over, or waits for places with its other images."""
+    def _end(self, held: Held) -> None:
+        """If no image of it draws, a request is over, or waits for places with its other images."""
         if held.left:
             return
         drawing = self._lanes.get(held.request.lane, {})
@@ -345,15 +271,12 @@ class Schedule:
             self._lanes.pop(held.request.lane, None)
         if held.begun == held.request.count:
             self._sessions[held.request.session].running = None
-            self._drop(held)
+            self._forget([held])
 
-    def _give_up(self, session: _Session, held: _Held) -> int:
-        session.waiting.remove(held)
-        del self._held[held.request.ticket]
-        return held.request.ticket
-
-    def _drop(self, held: _Held) -> None:
-        del self._held[held.request.ticket]
-        session = self._sessions[held.request.session]
-        if session.running is None and not session.waiting:
-            del self._sessions[held.request.session]
+    def _forget(self, gone: Sequence[Held]) -> list[int]:
+        """Their tickets. A session without requests is forgotten with them."""
+        for held in gone:
+            del self._held[held.request.ticket]
+            if self._sessions[held.request.session].empty:
+                del self._sessions[held.request.session]
+        return [held.request.ticket for held in gone]

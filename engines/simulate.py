@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engines.cost import Cost
+from engines.mailbox import Request
 from engines.outlook import Outlook, vae
-from engines.schedule import Request, Schedule
+from engines.schedule import Schedule
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engines.cost import Cost
-from engines.schedule import LANE_PATIENCE, MAX_STEPS, Call, Request, Schedule
+from engines.mailbox import Request
+from engines.schedule import LANE_PATIENCE, MAX_STEPS, Call, Schedule
 from engines.simulate import Device, Greedy, Load, simulate
 
 BUCKETS = (1, 2, 3, 4)

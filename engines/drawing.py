@@ -1,0 +1,83 @@
+"""A request on its way through the step loop, and the honest account of where its time went."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.messages import Done, Picture, Submit
+from engines.pipeline import Row
+
+
+@dataclass(slots=True, eq=False)
+class Drawing:
+    """Seconds, and stamps of `time.monotonic()`. The pool's threads add pictures; the rest is the loop's."""
+
+    submit: Submit
+    inputs: Any = None
+    inputs_s: float = 0.0  # decoding the job's image and mask
+    begun: float = 0.0  # stamp: it was admitted
+    rows: list[Row] = field(default_factory=list)
+    calls: list[dict[str, float]] = field(default_factory=list)  # UNet calls it had a row in
+    vae_s: float = 0.0
+    decoded: float = 0.0  # stamp: the last of its pictures left the VAE
+    encode_s: float = 0.0
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self) -> bool:
+        """Whoever gets True, once, owes the answer, or has been told that nobody wants one."""
+        with self._lock:
+            over, self._over = self._over, True
+            return not over
+
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def stepped(self, seconds: float, batch: int) -> None:
+        self.calls.append({"seconds": seconds, "batch": batch})
+
+    def left_vae(self, rows: Sequence[Row], group_s: float, now: float) -> None:
+        """These of its rows were decoded in a group that took `group_s`, with whomever else."""
+        own = sum(row.timings.get("vae", group_s) for row in rows)
+        self.vae_s += min(own, group_s)
+        self.decoded = now
+
+    def add(self, image: int, picture: Picture, seconds: float) -> bool:
+        """A picture is written; whether it was the last."""
+        with self._lock:
+            self.encode_s += seconds
+            self.pictures[image] = picture
+            return len(self.pictures) == self.submit.job.count
+
+    def done(self, drawn: tuple[int, int], now: float) -> Done:
+        """The answer. `drawn`: (width, height) of the UNet's picture."""
+        return Done(
+            ticket=self.submit.ticket,
+            pictures=[self.pictures[image] for image in sorted(self.pictures)],
+            seed=self.submit.job.seed,
+            drawn=list(drawn),
+            timings=self.timings(),
+            finished=now,
+            safety_checked=all("safety" in row.timings for row in self.rows),
+        )
+
+    def timings(self) -> dict[str, Any]:
+        """`inference` is what the model took for it; calls and groups shared with others count in full."""
+        once = {  # the pictures of one request share their text and input
+            stage: max(row.timings.get(stage, 0.0) for row in self.rows) for stage in ("text", "vae_encode")
+        }
+        calls = sum(call["seconds"] for call in self.calls)
+        return {
+            "queue": max(0.0, self.begun - self.submit.received - self.inputs_s),
+            "inputs": self.inputs_s,
+            **once,
+            "steps": self.calls,
+            "vae": self.vae_s,
+            "encode": self.encode_s,
+            "inference": sum(once.values()) + calls + self.vae_s,
+        }
