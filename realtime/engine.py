@@ -202,8 +202,10 @@ class Engine:
         while not await child.ended(self.settings.heartbeat_s):
             if self.state != "ready":
                 continue
-            # The loop answers between two calls, and on a slow machine one call outlasts many pings.
-            patience = MISSED_PINGS * max(1.0, self.stats.get("step_s", 0.0) / self.settings.heartbeat_s)
+            # The loop answers between two calls. On a slow machine one call outlasts many pings, and one of
+            # another size takes several times as long as the dearest so far.
+            call_s = 4 * self.stats.get("step_s", 0.0)
+            patience = MISSED_PINGS * max(1.0, call_s / self.settings.heartbeat_s)
             if self._pings - self._pongs >= patience:
                 log.error("engine.hung", pid=self.pid, missed=self._pings - self._pongs)
                 return

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "torchvision", "numpy"}
 # The part of engines/ that the gateway and the tests may use without torch.
-LIGHT = ["messages", "link", "recorder", "pipeline", "schedule", "cost", "loop", "fake"]
+LIGHT = [
+    *("messages", "link", "recorder", "pipeline", "drawing", "loop", "fake"),
+    *("mailbox", "schedule", "cost", "outlook", "simulate"),
+]
 
 # Layers of realtime/, highest first; a module may import from its own layer and below.
 LAYERS = [
