@@ -37,6 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-batch", type=int, default=0, help="places of one UNet call, 0: by device")
     parser.add_argument("--deterministic", action="store_true", help="always one size of call")
     parser.add_argument("--vae", default="auto")
+    parser.add_argument("--lora", default="", help="LCM-LoRA of a base model")
     parser.add_argument("--cache-bytes", type=int, default=256 * 1024 * 1024)
     parser.add_argument("--pool", type=int, default=2, help="threads for pictures' files")
     return parser.parse_args()
@@ -64,6 +65,7 @@ def _pipeline(options: argparse.Namespace) -> Any:
         max_batch=options.max_batch,
         deterministic=options.deterministic,
         vae=options.vae,
+        lora=options.lora,
         cache_bytes=options.cache_bytes,
     )
 

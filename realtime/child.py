@@ -143,6 +143,7 @@ def _command(settings: Settings, link: int, recorder: int) -> list[str]:
         "threads": settings.threads,
         "max-batch": settings.max_batch,
         "vae": settings.vae,
+        "lora": settings.lora,
         "cache-bytes": settings.cache_bytes,
     }
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]

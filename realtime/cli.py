@@ -36,6 +36,10 @@ def serve(
         typer.Option(help='Folder, hub id, "embedded", or "fake" (draws patterns, needs no torch).'),
     ] = None,
     config: Config = None,
+    lora: Annotated[
+        str | None, typer.Option(help="LCM-LoRA to fuse into a base model: folder, file or hub id.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="auto, tiny or full.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one UNet call on a CPU.")] = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
 
     # who
     keys: list[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
-    token_s: int = Field(120, ge=10, le=3600)  # fal's clients ask for 120 and refresh at 90 %
+    token_s: int = Field(120, ge=10, le=3600)  # of a token whose request names no time; a request may ask for a day
 
     # engine
     model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
-    vae: str = "auto"  # auto | tiny | full
+    vae: Literal["auto", "tiny", "full"] = "auto"  # auto: the model's own
+    lora: str = ""  # LCM-LoRA for a base model: folder, file or hub id; "" = its own, else the published one
     cache_bytes: int = 256 * MiB  # prompt embeddings, decoded pictures, init latents together
     target_s: float = Field(0.5, gt=0)  # deadline of a live frame; orders work and bounds batches
     heartbeat_s: float = 2.0  # an engine silent for 5 of these is killed and restarted
