@@ -29,7 +29,7 @@ class Settings(BaseSettings):
 
     # who
     keys: list[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
-    token_s: int = Field(120, ge=10, le=3600)  # of a token whose request names no time; a request may ask for a day
+    token_s: int = Field(120, ge=10, le=3600)  # when a token request names none
 
     # engine
     model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
