@@ -20,6 +20,7 @@ class Frame:
     session: int
     number: int  # 0, 1, 2... within the session
     due: float  # when the arrival process says it leaves, whether or not the generator was on time
+    warm: bool = False  # offered before the measured time: no figure, but its picture is throughput
     sent: float = math.nan
     arrived: float = math.nan  # last byte of its answer; nan = no answer
     error: str = ""  # code of an x-fal-error, "" if none
@@ -78,14 +79,15 @@ def misplaced(numbers: Iterable[int]) -> int:
 
 
 def summary(frames: Sequence[Frame], *, sessions: int, seconds: float, slo_s: float) -> dict[str, Any]:
-    """What a run amounts to. `frames`: all that were due in the `seconds` measured, in any order."""
+    """What a run amounts to. `frames`: all that were offered, in any order; `seconds`: those measured."""
+    start = min((frame.due for frame in frames if not frame.warm), default=0.0)
+    # A rate counts what came while the clock ran: what a queue gives up afterwards is no throughput.
+    arrived = sum(frame.answered and start <= frame.arrived <= start + seconds for frame in frames)
+    frames = [frame for frame in frames if not frame.warm]
     sent = [frame for frame in frames if not math.isnan(frame.sent)]
     answered = [frame for frame in frames if frame.answered]
     asked = Counter(frame.session for frame in frames)
     in_time = [frame for frame in answered if frame.latency <= slo_s]
-    # A rate counts what came while the clock ran; what a queue gives up afterwards is no throughput.
-    end = min((frame.due for frame in frames), default=0.0) + seconds
-    arrived = sum(frame.arrived <= end for frame in answered)
     by_session: list[list[Frame]] = [[] for _ in range(sessions)]
     for frame in sorted(answered, key=lambda frame: frame.arrived):
         by_session[frame.session].append(frame)

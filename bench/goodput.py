@@ -55,7 +55,7 @@ def figures(quick: bool, tick: Tick) -> Result:
     trained = (WEIGHTS / "model_index.json").is_file()
     model = "embedded" if trained else str(random_model(ROOT / "build" / "random-model"))
     name = "the embedded model" if trained else "random weights (10.9 M UNet)"
-    real = compare(model, name, (2.0,) if quick else (1.0, 2.0), 5 if quick else 12, tick)
+    real = compare(model, name, (2.0,) if quick else (1.0, 2.0), 5 if quick else 10, tick)
     timed = compare(
         TIMING, "a timing model of it", (2.0,) if quick else (0.5, 1.0, 2.0), 5 if quick else 8, tick
     )
@@ -170,7 +170,7 @@ def _plots(real: Comparison, timed: Comparison) -> list[Plot]:
         xs.append(summed["offered_per_s"])
         ys.append(summed["goodput_per_s"])
     latencies = {
-        policy: cdf([frame.latency for frame in taken if frame.answered])
+        policy: cdf([frame.latency for frame in taken if frame.answered and not frame.warm])
         for (policy, multiple), (_, taken) in real.runs.items()
         if multiple == 2.0
     }

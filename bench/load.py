@@ -74,7 +74,7 @@ def frames(load: Load) -> list[Frame]:
         for number, due in enumerate(times(load, rng)):
             which = number % load.pictures if load.pictures else number
             prompt = f"a {COLOURS[which % len(COLOURS)]} circle, {session}/{which}"
-            planned.append(Frame(session, number, due, prompt=prompt, seed=which))
+            planned.append(Frame(session, number, due, due < load.warm_s, prompt=prompt, seed=which))
     return sorted(planned, key=lambda frame: frame.due)
 
 
@@ -119,7 +119,7 @@ async def offer(load: Load, port: int, tick: Callable[[float], None] = lambda sh
             lost = json.dumps({"error": f"closed {code}"}).encode()
             stamped.append((time.monotonic(), session, TEXT, lost))
     _match(planned, stamped)
-    return [frame for frame in planned if frame.due >= start + load.warm_s]
+    return planned
 
 
 async def _send(load: Load, planned: list[Frame], sockets: list[Socket]) -> None:
@@ -193,7 +193,7 @@ def wrong(taken: list[Frame]) -> int:
 
 def stage_times(taken: list[Frame]) -> dict[str, dict[str, float]]:
     """Percentiles of what the server says each stage took, for the stages that are numbers."""
-    answered = [frame.timings for frame in taken if frame.answered]
+    answered = [frame.timings for frame in taken if frame.answered and not frame.warm]
     names = [name for name, value in answered[0].items() if isinstance(value, float)] if answered else []
     return {name: spread([timings[name] for timings in answered]) for name in names}
 
