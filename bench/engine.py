@@ -21,8 +21,9 @@ from bench.conditions import ROOT, after, conditions
 from bench.model import random_model
 from bench.report import Bar, Plot, Result, Table
 from engines.cost import Cost
+from engines.mailbox import Request
 from engines.messages import Job
-from engines.schedule import Request, Schedule
+from engines.schedule import Schedule
 
 PROMPTS = (
     "a red circle on a blue background",

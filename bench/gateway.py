@@ -9,13 +9,14 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
 from bench.client import BINARY, Socket, connect
 from bench.conditions import after, conditions
-from bench.figures import summary
+from bench.figures import Frame, summary
 from bench.load import Load, offer, one_picture, run, stage_times, uncollected, wrong
 from bench.memory import MiB, flood, idle
 from bench.report import Bar, Plot, Result, Table, cdf
@@ -40,15 +41,11 @@ FAL, ALONE, WHOLE = "fal SDK", "ours, no-op in the gateway", "ours, engine proce
 def figures(quick: bool, tick: Tick) -> Result:
     """`python -m bench gateway`."""
     given = conditions()
-    # Four pictures a session: the fake engine keeps their files, so that JPEG is not what is measured, and
-    # an answer that went astray still has the wrong colour.
-    load = Load(sessions=200, rate_hz=5, seconds=4 if quick else 15, slo_s=0.05, pictures=4)
+    seconds = 4.0 if quick else 12.0
     with ours(TWENTY_MS) as server:
-        taken = run(offer(load, server.port, lambda share: tick("200 sessions at 5 Hz", share)))
-        added = summary(taken, sessions=load.sessions, seconds=load.seconds, slo_s=load.slo_s)
-        added["wrong_pictures"] = wrong(taken)
-        stages = stage_times(taken)
-        measured = [frame for frame in taken if frame.answered and not frame.warm]
+        added = {
+            arrivals: added_latency(server, arrivals, seconds, tick) for arrivals in ("regular", "poisson")
+        }
     with ours(TWENTY_MS) as server:
         sockets = {"ours": run(idle(server, 500 if quick else 2000, tick))}
     size, limit_s = (30 if quick else 300) * MiB, 10 if quick else 30
@@ -70,32 +67,56 @@ def figures(quick: bool, tick: Tick) -> Result:
     return Result(
         "gateway",
         after(given),
-        _bars(added, sockets["ours"], floods, noop),
-        [*_tables(load, added, stages, sockets, floods), *_closed_tables(noop, drawing)],
+        _bars(added["regular"], sockets["ours"], floods, noop),
+        [
+            *(_latency_table(one) for one in added.values()),
+            *_memory_tables(sockets, floods),
+            *_closed_tables(noop, drawing),
+        ],
         [
             Plot(
                 "gateway",
-                "200 sessions at 5 Hz, 20 ms frames",
+                "200 sessions at 5 Hz, 20 ms frames: added latency",
                 "milliseconds",
                 "share of frames at or under",
                 {
-                    "latency from the intended send time": cdf([frame.latency for frame in measured]),
-                    "of that, added to the engine's time": cdf(
-                        [frame.latency - frame.engine for frame in measured]
-                    ),
+                    f"{arrivals} arrivals": cdf([frame.latency - frame.engine for frame in one.answered])
+                    for arrivals, one in added.items()
                 },
             )
         ],
         {
-            "added": added,
-            "stages": stages,
+            "added": {arrivals: one.summary | {"stages": one.stages} for arrivals, one in added.items()},
             "idle": sockets,
             "flood": {
-                f"{name}, {'reads' if reads else 'does not read'}": f for (name, reads), f in floods.items()
+                f"{name}, {'reads' if reads else 'does not read'}": cost
+                for (name, reads), cost in floods.items()
             },
             "closed_loop": {"no-op": noop, "20 ms": drawing},
         },
     )
+
+
+# ---- added latency ----
+
+
+@dataclass(frozen=True)
+class Added:
+    load: Load
+    summary: dict[str, Any]
+    stages: dict[str, dict[str, float]]  # by the server's own clock
+    answered: list[Frame]  # of the measured time
+
+
+def added_latency(server: Server, arrivals: str, seconds: float, tick: Tick) -> Added:
+    """200 sessions at 5 Hz. A frame's latency less the time its own calls took is what the rest added."""
+    # Four pictures a session: the fake engine keeps their files, so that JPEG is not what is measured, and
+    # an answer that went astray still has the wrong colour.
+    load = Load(sessions=200, rate_hz=5, seconds=seconds, arrivals=arrivals, slo_s=0.05, pictures=4)
+    taken = run(offer(load, server.port, lambda share: tick(f"200 sessions at 5 Hz, {arrivals}", share)))
+    summed = summary(taken, sessions=load.sessions, seconds=load.seconds, slo_s=load.slo_s)
+    answered = [frame for frame in taken if frame.answered and not frame.warm]
+    return Added(load, summed | {"wrong_pictures": wrong(taken)}, stage_times(taken), answered)
 
 
 # ---- closed loop, side by side ----
@@ -163,13 +184,13 @@ def side_by_side(
 # ---- the report ----
 
 
-def _bars(added: dict[str, Any], sockets: dict[str, float], floods: Any, noop: list[Any]) -> list[Bar]:
-    frames = added["frames"]
+def _bars(added: Added, sockets: dict[str, float], floods: Any, noop: list[Any]) -> list[Bar]:
+    frames = added.summary["frames"]
     bars = [
-        Bar("added latency p99, 200 sessions at 5 Hz", added["added"]["p99_ms"], 10.0, "ms"),
+        Bar("added latency p99, 200 sessions at 5 Hz, regular", added.summary["added"]["p99_ms"], 10.0, "ms"),
         Bar("errors", sum(frames["errors"].values()), 0, "frames"),
         Bar("out of order", frames["out_of_order"], 0, "frames"),
-        Bar("wrong pictures", added["wrong_pictures"], 0, "frames"),
+        Bar("wrong pictures", added.summary["wrong_pictures"], 0, "frames"),
         Bar(f"memory per idle socket, of {sockets['sockets']:,}", sockets["connected_kib"], 40.0, "KiB"),
         Bar("flood, client reads: gateway grows by", floods[WHOLE, True]["grown_mib"], 10.0, "MiB"),
         Bar("flood, client does not read: gateway grows by", floods[WHOLE, False]["grown_mib"], 10.0, "MiB"),
@@ -182,28 +203,32 @@ def _bars(added: dict[str, Any], sockets: dict[str, float], floods: Any, noop: l
     return bars
 
 
-def _tables(load: Load, added: Any, stages: Any, sockets: Any, floods: Any) -> list[Table]:
-    frames = added["frames"]
-    cuts = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+def _latency_table(added: Added) -> Table:
+    load, summed = added.load, added.summary
+    frames = summed["frames"]
+    spreads = {
+        "latency from the intended send time": summed["latency"],
+        "added: latency - timings.inference": summed["added"],
+        "inference (calls and decode)": summed["engine"],
+        "the generator's own lag, in both of the first": summed["generator_lag"],
+        **{f"server says: {name}": spread for name, spread in added.stages.items() if spread["max_ms"]},
+    }
+    return Table(
+        f"{load.sessions} sessions x {load.rate_hz:g} Hz, {load.arrivals} arrivals, 20 ms a frame; ms",
+        ["", "p50", "p95", "p99", "max"],
+        [[name, *spread.values()] for name, spread in spreads.items()],
+        f"{frames['offered']:,} frames in {load.seconds:g} s: {frames['answered']:,} answered, "
+        f"{frames['superseded']:,} superseded, {sum(frames['errors'].values())} errors, "
+        f"{frames['out_of_order']} out of order, {summed['wrong_pictures']} wrong pictures; "
+        f"{summed['images_per_s']:g} images/s, mean batch {summed['mean_batch']}, Jain {summed['jain']}. "
+        "`queue` holds the wait for the next step boundary, up to one call of 5 ms; with Poisson arrivals "
+        "also a session's wait for its own frame before, which one in eight meets.",
+    )
+
+
+def _memory_tables(sockets: Any, floods: Any) -> list[Table]:
     keys = ("sent_mib", "seconds", "before_mib", "grown_mib")
-    latency = [
-        ["latency from the intended send time", *(added["latency"][cut] for cut in cuts)],
-        ["added: latency - timings.inference", *(added["added"][cut] for cut in cuts)],
-        ["inference (calls and decode)", *(added["engine"][cut] for cut in cuts)],
-        ["the generator's own lag, in both of the first two", *(added["generator_lag"][cut] for cut in cuts)],
-        *([f"server says: {name}", *(spread[cut] for cut in cuts)] for name, spread in stages.items()),
-    ]
     return [
-        Table(
-            f"{load.sessions} sessions x {load.rate_hz:g} Hz (Poisson), 20 ms a frame: milliseconds",
-            ["", "p50", "p95", "p99", "max"],
-            latency,
-            f"{frames['offered']:,} frames in {load.seconds:g} s: {frames['answered']:,} answered, "
-            f"{frames['superseded']:,} superseded, {sum(frames['errors'].values())} errors, "
-            f"{frames['out_of_order']} out of order, {added['wrong_pictures']} wrong pictures; "
-            f"{added['images_per_s']:g} images/s, mean batch {added['mean_batch']}, Jain {added['jain']}. "
-            "`queue` holds the wait for the next step boundary (up to one call, 5 ms).",
-        ),
         Table(
             "Memory of the gateway process, KiB a socket",
             ["server", "sockets", "connected", "after one answered frame each"],
