@@ -7,6 +7,8 @@ bench/results; `--quick` ones only print. Each takes less than three minutes.
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -98,6 +100,7 @@ def goodput(quick: Quick = False, json: Json = None) -> None:
 
 
 def _run(work: Callable[[Tick], report.Result], *, publish: bool, json: Path | None) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers under test end with us
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
         task = progress.add_task("starting", total=1.0)

@@ -25,6 +25,7 @@ from bench.server import Server, ours
 
 SESSIONS = 8
 SLO_S, SLO_ALONE = 0.5, 4
+TARGET = 0.9  # of the SLO is the engine's deadline: the JPEG, the wire and the client need the rest
 STEPS = (4, 4, 4, 4, 2, 8)  # mostly the default, some previews, some careful ones
 # What a small model took on two cores: a call of B rows 8 + 15 B ms. It only sleeps, so its figures hold on
 # a busy machine too.
@@ -55,9 +56,9 @@ def figures(quick: bool, tick: Tick) -> Result:
     trained = (WEIGHTS / "model_index.json").is_file()
     model = "embedded" if trained else str(random_model(ROOT / "build" / "random-model"))
     name = "the embedded model" if trained else "random weights (10.9 M UNet)"
-    real = compare(model, name, (2.0,) if quick else (1.0, 2.0), 5 if quick else 10, tick)
+    real = compare(model, name, (2.0,) if quick else (1.0, 2.0), 5 if quick else 8, tick)
     timed = compare(
-        TIMING, "a timing model of it", (2.0,) if quick else (0.5, 1.0, 2.0), 5 if quick else 8, tick
+        TIMING, "a timing model of it", (2.0,) if quick else (0.5, 1.0, 2.0), 5 if quick else 6, tick
     )
     share = "pictures made that arrive inside the SLO, 2x capacity"
     return Result(
@@ -82,7 +83,7 @@ def compare(model: str, name: str, multiples: tuple[float, ...], seconds: float,
         slo_s = max(SLO_S, SLO_ALONE * alone_s)
     load = dataclasses.replace(load, slo_s=slo_s)
     runs = {}
-    with ours(model, target_s=slo_s) as feasible, ours(model, target_s=3600) as fifo:
+    with ours(model, target_s=TARGET * slo_s) as feasible, ours(model, target_s=3600) as fifo:
         capacity = run(saturated(feasible, load, 6, tick))
         for multiple in multiples:
             rate_hz = multiple * capacity / SESSIONS
@@ -158,8 +159,8 @@ def _table(one: Comparison) -> Table:
         f"SLO {one.slo_s * 1e3:.0f} ms from the intended send time to the last byte: {SLO_S * 1e3:g} ms, or "
         f"{SLO_ALONE}x one frame alone ({one.alone_s * 1e3:.0f} ms here) on a slower machine. Poisson "
         f"arrivals; steps from {STEPS}. Capacity: what this server answers when each session always "
-        "has three frames in flight. Frames not made were superseded by newer ones (ours) or still "
-        "waiting when the run ended (FIFO).",
+        f"has three frames in flight. The engine's deadline is {TARGET:g} of the SLO. Frames not made "
+        "were superseded by newer ones (ours) or still waiting when the run ended (FIFO).",
     )
 
 

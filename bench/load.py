@@ -112,7 +112,7 @@ async def offer(load: Load, port: int, tick: Callable[[float], None] = lambda sh
         ticker = asyncio.create_task(_tick(tick, start, load.warm_s + load.seconds))
         await _send(load, planned, sockets)
         ticker.cancel()
-        await _quiet(stamped, at_least_s=max(1.0, load.slo_s), at_most_s=max(5.0, 4 * load.slo_s))
+        await _quiet(stamped, at_least_s=min(max(1.0, load.slo_s), 3.0), at_most_s=6.0)
     for session, socket in enumerate(sockets):
         code = await socket.close()
         if code not in (1000, 1005):
