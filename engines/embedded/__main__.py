@@ -45,7 +45,7 @@ def train(preset: Preset, folder: Path) -> None:
 
 
 def measure(folder: Path, count: int) -> None:
-    """Print the table of pixel tests and write it to metrics.json; draw sheet.png. All through from_pretrained."""
+    """Print the table of pixel tests, write it to metrics.json, draw sheet.png; via from_pretrained."""
     from engines.embedded import evaluate, export
 
     pipe = export.loaded(folder)

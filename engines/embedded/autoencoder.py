@@ -31,7 +31,7 @@ def tiny_autoencoder(
 
 
 def training_pictures(count: int, size: int, rng: Random, generator: Generator) -> Tensor:
-    """[count, 3, size, size] in -1..1: 1/2 scenes, 1/6 scenes drawn over, 1/3 blobs, half of them drawn over."""
+    """[count, 3, size, size] in -1..1: half scenes, a sixth scenes drawn over, a third blobs."""
     drawn = max(1, count // 6)
     scenes = render([random_scene(rng) for _ in range(count - 2 * drawn)], size, generator)
     scenes = torch.cat([scribble_over(scenes[:drawn], generator), scenes[drawn:]])
@@ -41,7 +41,7 @@ def training_pictures(count: int, size: int, rng: Random, generator: Generator) 
 
 
 def reconstruction_loss(ae: AutoencoderTiny, pictures: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """(loss, mean squared error in the -1..1 scale). A little noise on the latents keeps the decoder calm."""
+    """(loss, mean squared error in the -1..1 scale). Noise on the latents keeps the decoder calm."""
     latents = ae.encoder(pictures)
     spread = latents.float()
     statistics = spread.mean((0, 2, 3)).square().mean() + (spread.std((0, 2, 3)) - 1).square().mean()

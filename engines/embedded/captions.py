@@ -1,4 +1,4 @@
-"""Scenes in words: synonyms, word order, and leaving things out, so that free typing works a bit. No torch here."""
+"""Scenes in words: synonyms, word order, and leaving things out. No torch here."""
 
 from __future__ import annotations
 

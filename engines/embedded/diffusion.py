@@ -1,6 +1,6 @@
 """Stage 1: the conditional diffusion teacher, v-prediction, text encoder trained jointly.
 
-Everything is built from stock diffusers and transformers classes, so that no code of ours is needed to load it.
+Everything is built from stock diffusers and transformers classes: no code of ours is needed to load it.
 """
 
 from __future__ import annotations
@@ -82,10 +82,13 @@ def signal_and_noise(device: str | torch.device = "cpu") -> tuple[Tensor, Tensor
 
 
 def random_timesteps(count: int, generator: Generator) -> Tensor:
-    """[count] int64: uniform over 0..999, but 35 % from 700..999, where few-step sampling starts."""
+    """[count] int64: uniform over 0..999, but 60 % from 600..999.
+
+    There the caption alone decides place, shape and colour, and there few-step sampling starts.
+    """
     anywhere = torch.randint(0, TIMESTEPS, (count,), generator=generator)
-    late = torch.randint(700, TIMESTEPS, (count,), generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.35, late, anywhere)
+    late = torch.randint(600, TIMESTEPS, (count,), generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.6, late, anywhere)
 
 
 def drop_captions(captions: list[str], rng: Random, share: float = 0.1) -> list[str]:

@@ -1,4 +1,4 @@
-"""Does the picture show what the caption says? Pixel tests against the grammar, on captions with fresh seeds."""
+"""Does the picture show what the caption says? Pixel tests against the grammar, on fresh captions."""
 
 from __future__ import annotations
 

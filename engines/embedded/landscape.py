@@ -122,7 +122,7 @@ def _light(picture: Tensor, scenes: Sequence[Landscape], size: int, generator: G
 
 
 def _layer(picture: Tensor, colour: Tensor, top: Tensor, size: int) -> Tensor:
-    """Fill everything below the line `top` ([B, 1, size], y in image widths) with a slightly falling shade."""
+    """Fill everything below the line `top` ([B, 1, size], y in image widths) with a falling shade."""
     y = coordinates(size)[1]
     depth = (y - top).clamp(0, 0.5).unsqueeze(1)
     return blend(picture, colour * (1 - 0.45 * depth), coverage(top - y, size))
@@ -280,7 +280,7 @@ def _props(
 
 
 def draw(scenes: Sequence[Landscape], size: int, generator: Generator, jitter: float = 1.0) -> Tensor:
-    """[B, 3, size, size] float32 in 0..1. `jitter` scales the shade of the ground only; places always vary."""
+    """[B, 3, size, size] float32 in 0..1. `jitter` scales the shade of the ground only; places vary."""
     picture = _light(_sky(scenes, size, generator), scenes, size, generator)
     ambient = _column([SKY[s.sky][2] for s in scenes])
     base = []

@@ -60,7 +60,7 @@ class Loop:
         parts: dict[str, Part],
         rng: Random,
         generator: Generator,
-        every_s: float = 120.0,
+        every_s: float = 150.0,
     ):
         self.folder, self.name, self.steps, self.parts = folder, name, steps, parts
         self.rng, self.generator, self.every_s = rng, generator, every_s
@@ -105,7 +105,7 @@ class Loop:
             draw_curve(self.losses, self.path.with_suffix(".png"))
 
     def run(self, take: Callable[[int], float], look: Callable[[int], None] | None = None) -> None:
-        """Call `take(step)` for every step left; it returns the loss. `look(step)` follows each checkpoint."""
+        """Call `take(step)` for every step left (it returns the loss). `look(step)` follows a checkpoint."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         saved = spoken = time.monotonic()
         cpu, total, count = time.process_time(), 0.0, 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices (singular values in about 0.7..1.2): [N, rows, cols], any float dtype."""
+    """Nearest semi-orthogonal matrices (singular values about 1): [N, rows, cols], any float dtype."""
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:

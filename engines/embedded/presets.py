@@ -42,7 +42,7 @@ class Preset:
     # Decoder refinement with the encoder frozen
     polish_steps: int = 0
     evaluate: int = 96  # captions per step count in the final table
-    look_steps: tuple[int, ...] = (1, 4)  # step counts on the sample sheet at each checkpoint
+    look_steps: tuple[int, ...] = (2,)  # step counts on the sample sheet at each checkpoint
 
 
 CPU = Preset(
@@ -61,16 +61,16 @@ CPU = Preset(
     max_tokens=32,
     text_width=128,
     text_layers=2,
-    channels=(64, 128),
+    channels=(48, 128),
     pool=6_000,
-    fresh=10,
-    steps=3600,
-    batch=64,
+    fresh=2,
+    steps=5700,
+    batch=32,
     rate=2e-3,
     ema=0.999,
-    lcd_steps=1000,
-    lcd_batch=48,
-    lcd_rate=3e-4,
+    lcd_steps=600,
+    lcd_batch=32,
+    lcd_rate=5e-4,
     compile=True,
     polish_steps=3000,
 )

@@ -1,7 +1,7 @@
 """Scenes to pictures: a batched signed-distance renderer for still lifes of flat shapes.
 
 Everything a caption cannot name (exact place, shade, tilt, outline, shadow, gradient) is drawn from the
-generator, so that a seed means something. `jitter=0` gives the ideal picture that the pixel tests measure with.
+generator, so that a seed means something. `jitter=0` gives the ideal picture that the pixel tests use.
 """
 
 from __future__ import annotations
