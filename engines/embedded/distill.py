@@ -71,7 +71,8 @@ def distillation_loss(
     grid = torch.where(torch.rand(count, generator=generator) < 0.3, upper, grid).to(device)
     t = grid * SKIP - 1
     earlier = (t - SKIP).clamp(min=0)
-    w = (torch.rand(count, generator=generator) * MAX_W).to(device)
+    # Squared: a short distillation hardly tells one w from another, it answers with their mean. Low is calm.
+    w = (torch.rand(count, generator=generator).square() * MAX_W).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
     noisy = (signal[t] * latents + sigma[t] * noise).contiguous(memory_format=torch.channels_last)
     guidance = guidance_embedding(w)

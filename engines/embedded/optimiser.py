@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,15 @@ def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float =
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def rate_at(step: int, legs: Sequence[tuple[int, float]]) -> float:
+    """Learning rate of a step of several cosines in a row; a leg is (steps, peak)."""
+    for steps, peak in legs:
+        if step < steps:
+            return cosine(step, steps, peak)
+        step -= steps
+    return cosine(steps, steps, peak)
 
 
 class Average:

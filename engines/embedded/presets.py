@@ -29,9 +29,8 @@ class Preset:
     channels: tuple[int, ...]
     pool: int  # latents encoded before the first step
     fresh: int  # latents added to the pool each step
-    steps: int
+    legs: tuple[tuple[int, float], ...]  # (steps, peak rate) of each cosine of the teacher
     batch: int
-    rate: float
     ema: float
     # Distillation
     lcd_steps: int
@@ -43,6 +42,11 @@ class Preset:
     polish_steps: int = 0
     evaluate: int = 96  # captions per step count in the final table
     look_steps: tuple[int, ...] = (2,)  # step counts on the sample sheet at each checkpoint
+
+    @property
+    def steps(self) -> int:
+        """Steps of the teacher, all legs."""
+        return sum(steps for steps, _ in self.legs)
 
 
 CPU = Preset(
@@ -64,9 +68,8 @@ CPU = Preset(
     channels=(48, 128),
     pool=6_000,
     fresh=2,
-    steps=5700,
+    legs=((5338, 2e-3), (2000, 1e-3)),
     batch=32,
-    rate=2e-3,
     ema=0.999,
     lcd_steps=600,
     lcd_batch=32,
@@ -95,9 +98,8 @@ GPU = Preset(
     channels=(64, 96, 160),
     pool=200_000,
     fresh=64,
-    steps=8000,
+    legs=((8000, 2e-3),),
     batch=1024,
-    rate=2e-3,
     ema=0.999,
     lcd_steps=3000,
     lcd_batch=512,
@@ -125,9 +127,8 @@ SMOKE = Preset(
     channels=(16, 32),
     pool=64,
     fresh=1,
-    steps=40,
+    legs=((40, 2e-3),),
     batch=16,
-    rate=2e-3,
     ema=0.9,
     lcd_steps=8,
     lcd_batch=8,

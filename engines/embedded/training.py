@@ -21,7 +21,7 @@ from engines.embedded.captions import lexicon
 from engines.embedded.diffusion import diffusion_loss, drop_captions, text_encoder_for, unet_for
 from engines.embedded.distill import distillation_loss
 from engines.embedded.loop import Loop
-from engines.embedded.optimiser import Average, Pair, cosine
+from engines.embedded.optimiser import Average, Pair, cosine, rate_at
 from engines.embedded.pool import Pool
 from engines.embedded.presets import Preset
 from engines.embedded.vocabulary import token_ids, tokenizer_for
@@ -131,7 +131,7 @@ def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look)
     teacher = new_teacher(preset)
     modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
     # The guidance input is zero until distillation, and conditioning on it costs nothing here.
-    optimiser, average = Pair(modules, preset.rate), Average(modules, preset.ema)
+    optimiser, average = Pair(modules, preset.legs[0][1]), Average(modules, preset.ema)
     rng, generator = Random(preset.seed + 3), Generator().manual_seed(preset.seed + 3)
     pool = Pool(ae, preset.size, rng, generator, preset.device)
     parts = {"modules": modules, "opt": optimiser, "ema": average, "pool": pool}
@@ -148,7 +148,7 @@ def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look)
         with autocast(preset):
             loss = diffusion_loss(forward, teacher.text_encoder, latents.to(preset.device), ids, generator)
         loss.backward()
-        optimiser.step(cosine(step, preset.steps, preset.rate))
+        optimiser.step(rate_at(step, preset.legs))
         average.update()
         return float(loss.detach())
 

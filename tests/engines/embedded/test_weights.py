@@ -1,6 +1,8 @@
 """The shipped weights, through diffusers' own pipeline and no code of ours."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,6 +139,11 @@ def test_weights_are_small_and_float16():
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 assert file.get_slice(key).get_dtype() in ("F16", "I64"), (path, key)
+
+
+def test_asking_for_the_weights_loads_no_torch():
+    code = "import sys, engines.embedded as e; assert e.WEIGHTS.is_dir(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=WEIGHTS.parents[2])
 
 
 def test_suggestions_are_what_the_canvas_expects():
