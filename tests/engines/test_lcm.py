@@ -95,6 +95,19 @@ def test_mask_only_returns_the_rest_of_the_input_unchanged(pipeline: Any) -> Non
     assert (answer[:, :70] != original[:, :70]).any(-1).mean() > 0.9
 
 
+def test_a_stroke_thinner_than_a_latent_is_painted_over_when_the_rest_is_kept(pipeline: Any) -> None:
+    ours = pipeline()
+    thin = replace(JOB, image=PICTURE, mask=tiny.stencil((17, 0, 23, 64)), mask_only=True, format="png")
+    one, other = (
+        np.asarray(tiny.opened(ours.encode(row, ours.decode([row])[0], job)[0]))
+        for job in (thin, replace(thin, prompt="a forest"))
+        for row in tiny.drawn(ours, [job])
+    )
+    assert (one[:, 19:21] != other[:, 19:21]).any(-1).mean() > 0.5
+    assert (one[:, :17] == other[:, :17]).all()
+    assert (one[:, 23:] == other[:, 23:]).all()
+
+
 def test_what_was_read_and_encoded_once_is_not_again(fresh: Lcm) -> None:
     def counters() -> dict[str, float]:
         return fresh.stats()
