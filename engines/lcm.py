@@ -191,11 +191,11 @@ class Lcm:
             if self.codec.samples:
                 draw()  # StableDiffusionInpaintPipeline samples the masked picture too, if for nothing
             whole = torch.from_numpy(inputs.mask)[None, None].float()
-            if (
-                job.mask_only
-            ):  # the answer is cut to the very mask, so a latent touched by it may be drawn whole
+            if job.mask_only:
+                # The answer is cut to the very mask, so a latent touched by it may be drawn whole.
                 mask = torch.nn.functional.adaptive_max_pool2d(whole, (height, width))[0]
-            else:  # as diffusers: a stroke between two samples is not seen
+            else:
+                # As diffusers: a stroke between two samples is not seen.
                 mask = torch.nn.functional.interpolate(whole, size=(height, width))[0]
         noise += [draw() for _ in schedule[1:]]
         drawn = torch.cat(noise)
