@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class _Frame:
     def bytes(self) -> int:
         job = self.submit.job
         return len(job.prompt) + len(job.image or b"") + len(job.mask or b"")
+
+
+class Unloadable(Exception):
+    """The first engine ended because what it was asked to load cannot be; it said why on stderr."""
 
 
 class Engine:
@@ -157,7 +162,10 @@ class Engine:
     # ---- one engine after the other ----
 
     async def run(self) -> None:
-        """Keep an engine running until `stop` or cancellation. Ends with the child dead and reaped."""
+        """Keep an engine running until `stop` or cancellation. Ends with the child dead and reaped.
+
+        Raises Unloadable if none ever ran and the model is at fault: trying again would change nothing.
+        """
         pause_s = FIRST_PAUSE_S
         try:
             while not self._stopping.is_set():
@@ -188,13 +196,20 @@ class Engine:
         finally:
             ready, self._child = self.state == "ready", None
             self._failed_starts = 0 if ready else self._failed_starts + 1
-            if not self._stopping.is_set():
+            at_risk = child.at_risk()
+            if ready and not self._stopping.is_set():  # at once: frames wait to be drawn again
                 self._change("restarting")
-                self._take_back(child.at_risk())
+                self._take_back(at_risk)
             code = await child.bury()
             self.pid = None
-        if not self._stopping.is_set():
-            log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
+        if self._stopping.is_set():
+            return
+        if code == os.EX_CONFIG and not self.models:
+            raise Unloadable
+        if not ready:
+            self._change("restarting")
+            self._take_back(at_risk)
+        log.warning("engine.lost", code=code, ready=ready, queued=len(self._queue))
 
     async def _watch(self, child: Child) -> None:
         """Until the link ends, or the engine is deaf."""

@@ -22,7 +22,7 @@ from types import FrameType
 import uvicorn
 
 from realtime import log
-from realtime.engine import Engine
+from realtime.engine import Engine, Unloadable
 from realtime.gateway import Gateway
 from realtime.hosts import is_loopback
 from realtime.settings import Settings
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         self._on_start, self._on_change = on_start, on_change
         self._gateway: Gateway | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failed = False  # ended by a bug of ours, not by a signal
+        self.failed = False  # ended by a model that cannot be loaded or a bug of ours, not by a signal
         self._signals = 0
         self._hurry = asyncio.Event()  # the second signal
         super().__init__(
@@ -153,9 +153,10 @@ class Server(uvicorn.Server):
                 self._on_change(self._gateway.engine)
 
     def _engine_ended(self, task: asyncio.Task[None]) -> None:
-        # The supervisor restarts engines for ever; if it ends by itself, that is our bug.
+        # The supervisor restarts engines for ever; if it ends by itself, the model is wrong or we are.
         if not task.cancelled() and not self.should_exit:
-            logger.error("engine.supervisor", exc_info=task.exception())
+            if not isinstance(task.exception(), Unloadable):
+                logger.error("engine.supervisor", exc_info=task.exception())
             self.failed = self.should_exit = True
 
     # ---- the end ----
