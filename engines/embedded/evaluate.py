@@ -127,6 +127,9 @@ def still_results(picture: Tensor, scene: Still) -> dict[str, float]:
     inner = ideal & torch.roll(ideal, (3, 3), (0, 1)) & torch.roll(ideal, (-3, -3), (0, 1))
     pixels = picture[:, inner if inner.any() else ideal]
     mask = foreground(picture, torch.tensor(COLOURS[thing.colour]), ground.median(1).values)
+    apart = (picture - ground.median(1).values.view(3, 1, 1)).square().sum(0)
+    apart = apart > (apart.quantile(0.995) / 4).clamp(min=0.02)
+    anywhere = picture[:, apart]
     near = False
     if mask.any():
         rows, columns = mask.nonzero().float().mean(0).tolist()
@@ -134,7 +137,8 @@ def still_results(picture: Tensor, scene: Still) -> dict[str, float]:
         near = abs(columns / size - x) < 0.1 and abs(rows / size - y) < 0.1
     return {
         "background colour": float(named_colour(ground) == scene.background),
-        "object colour": float(named_colour(pixels) == thing.colour),
+        "object colour at its place": float(named_colour(pixels) == thing.colour),
+        "object colour anywhere": float(anywhere.shape[1] > 40 and named_colour(anywhere) == thing.colour),
         "place": float(near),
         "shape": float(mask.any() and recognised_shape(mask, thing) == thing.shape),
         "overlap": overlap(mask, ideal),
