@@ -10,12 +10,13 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response
 
+from engines.embedded import WEIGHTS
 from realtime.apps import all_apps
 from realtime.engine import Engine
 from realtime.errors import UnknownApp
 
 WEB = Path(__file__).parent.parent / "web"
-EMBEDDED = Path(__file__).parent.parent / "engines" / "embedded"
+SUGGESTIONS = WEIGHTS / "suggestions.json"  # what the embedded model is good at, by its training
 HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
 TYPES = {".js": "text/javascript", ".webmanifest": "application/manifest+json"}
 PAGES = {"/": "index.html", "/favicon.ico": "icon.svg"}
@@ -56,16 +57,6 @@ def info(engine: Engine, *, model: str, draining: bool) -> dict[str, Any]:
             "progress": asdict(engine.progress) if engine.progress else None,
         },
         "apps": [{"id": app.id, "schema": app.request.model_json_schema()} for app in all_apps()],
-        "suggestions": _suggestions() if model == "embedded" else {},
+        # {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps}
+        "suggestions": json.loads(SUGGESTIONS.read_text()) if model == "embedded" else {},
     }
-
-
-def _suggestions() -> dict[str, Any]:
-    """What the embedded model is good at, which its training wrote beside its weights.
-
-    {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps}; {} if it wrote nothing.
-    """
-    for file in sorted(EMBEDDED.rglob("suggestions.json")):
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    return {}

@@ -69,7 +69,7 @@ def write_suggestions(folder: Path, size: int) -> None:
         "prompts": list(PROMPTS),
         "palette": ["#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in rgb)) for rgb in COLOURS.values()],
         "native_size": size,
-        "max_good_steps": 4,
+        "max_good_steps": 2,
     }
     (folder / "suggestions.json").write_text(json.dumps(suggestions, indent=2) + "\n")
 
