@@ -33,7 +33,7 @@ O = TypeVar("O")  # outcome  # noqa: E741
 class Slot(Generic[R, O]):
     """One frame on its way. `outcome` None: not known yet."""
 
-    number: int  # of arrival in this session, from 1
+    number: int  # of arrival in its session, from 1
     request: R
     size: int  # bytes
     ticket: int | None = None  # in the engine

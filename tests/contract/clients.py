@@ -234,7 +234,7 @@ def is_one(event: Event, kinds: Iterable[str], match: Mapping[str, Any]) -> bool
 
 
 class Start(Protocol):
-    """Starts a further client against this session's server of that way; it is stopped with the test."""
+    """Starts a further client against the shared server of that way; it is stopped with the test."""
 
     def __call__(self, version: Version, way: str, key: str = KEY) -> Client: ...
 

@@ -55,7 +55,7 @@ def browser(tls_server: Server, authority: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest, authority: Path) -> Iterator[Start]:
-    """start(version, way) -> Client of this session's server of that way; stopped with the test."""
+    """start(version, way) -> Client of the shared server of that way; stopped with the test."""
     clients: list[Client] = []
 
     def start(version: Version, way: str, key: str = KEY) -> Client:
