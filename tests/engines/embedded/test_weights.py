@@ -96,7 +96,7 @@ def test_the_seed_matters_where_the_caption_leaves_things_open(pipe):
     assert (first - second).abs().mean() > 0.05
 
 
-@pytest.mark.xfail(reason="place words are not learned reliably yet; see the model card", strict=False)
+@pytest.mark.xfail(reason="place words are not learned yet; see the model card", strict=True)
 def test_place_words_move_the_thing(pipe):
     for place, rows, columns in (
         ("top left", slice(20, 44), slice(20, 44)),
