@@ -97,22 +97,20 @@ def read(data: bytes, field: str, at_least: tuple[int, int] | None = None) -> Im
 
 def rgb(picture: Image.Image) -> Image.Image:
     """Three channels; what is transparent is white, as paper is."""
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        paper.alpha_composite(layer)
-        picture = paper
-    return _eight_bits(picture).convert("RGB")
+    return _eight_bits(_opaque(picture, "white")).convert("RGB")
 
 
 def grey(picture: Image.Image) -> Image.Image:
     """One channel; what is transparent is black, which a mask keeps."""
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "black")
-        ground.alpha_composite(layer)
-        picture = ground
-    return _eight_bits(picture).convert("L")
+    return _eight_bits(_opaque(picture, "black")).convert("L")
+
+
+def _opaque(picture: Image.Image, behind: str) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture
+    ground = Image.new("RGBA", picture.size, behind)
+    ground.alpha_composite(picture.convert("RGBA"))
+    return ground
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
