@@ -1,4 +1,4 @@
-"""`python -m bench load|gateway|engine|goodput --quick --json FILE`: the latency lab. Alone: all of it, quick.
+"""`python -m bench load|gateway|engine|goodput --quick --json FILE`: the latency lab. Alone: all, quickly.
 
 Full runs of gateway, engine and goodput replace their tables in bench/README.md and their files in
 bench/results; `--quick` ones only print. Each takes less than three minutes.
