@@ -22,6 +22,21 @@ def images(pictures: Sequence[Picture], *, as_bytes: bool) -> list[dict[str, Any
     ]
 
 
+def links(pictures: Sequence[Picture], urls: Sequence[str]) -> list[dict[str, Any]]:
+    """`images` of an answer whose pictures are kept at these URLs."""
+    return [
+        {
+            "url": url,
+            "content_type": picture.content_type,
+            "file_name": url.rsplit("/", 1)[-1],
+            "file_size": len(picture.data),
+            "width": picture.width,
+            "height": picture.height,
+        }
+        for picture, url in zip(pictures, urls, strict=True)
+    ]
+
+
 def data_uri(picture: Picture) -> str:
     """RFC 2397, base64."""
     return f"data:{picture.content_type};base64,{b2a_base64(picture.data, newline=False).decode('ascii')}"

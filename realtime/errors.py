@@ -11,9 +11,12 @@
     |-- UnknownApp          no such endpoint                                     404
     |-- MethodNotAllowed    this path takes another method                       405
     |-- NotYet              a part of fal's API this server does not have        501
+    |-- TooLarge            a body of more bytes than are taken                  413
     |-- TooMuch             a limit of this key or server; come back later       429
     |-- Draining            the server is going down; come back elsewhere        503
     |-- EngineLost          the engine died twice under this request             503
+    |-- StartTimeout        not begun in the time the caller gave it             504
+    |-- RunTimeout          not done in the time this server gives a run         504
     |-- Poison              this very request killed engines before              422
     `-- Internal            our bug; details are in the log, not in the answer   500
 
@@ -48,6 +51,11 @@ class Failure(Exception):
         if self.detail:
             body["detail"] = self.detail
         return body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP answer, lower case. What cost nothing is billed nothing."""
+        return {"x-fal-error-type": self.error_type, "x-fal-billable-units": "0"}
 
     def body(self) -> dict[str, Any]:
         """The JSON body of the HTTP answer."""
@@ -109,8 +117,16 @@ class UnknownApp(Failure):
     code, status, error_type = "NOT_FOUND", 404, "not_found"
 
 
+class TooLarge(Failure):
+    code, status, error_type = "TOO_LARGE", 413, "request_too_large"
+
+
 class TooMuch(Failure):
     code, status, error_type = "TOO_MANY_REQUESTS", 429, "concurrent_requests_limit"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "x-fal-needs-retry": "1"}
 
 
 class Draining(Failure):
@@ -119,6 +135,19 @@ class Draining(Failure):
 
 class EngineLost(Failure):
     code, status, error_type = "ENGINE_LOST", 503, "runner_disconnected"
+
+
+class StartTimeout(Failure):
+    code, status, error_type = "REQUEST_TIMEOUT", 504, "request_timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # fal's clients retry a 504, but not one with this header.
+        return {**super().headers, "x-fal-request-timeout-type": "user"}
+
+
+class RunTimeout(StartTimeout):
+    code, error_type = "GENERATION_TIMEOUT", "generation_timeout"
 
 
 class Poison(Failure):

@@ -1,7 +1,7 @@
 """The ASGI application: every request and every socket, sent to where its host and path say.
 
-Sockets go to `socket.py`; HTTP is health, metrics, tokens, the canvas, and what this server knows of fal's
-other APIs. Nothing here draws, and nothing here waits for the engine.
+Sockets go to `socket.py`; HTTP to our own pages, to tokens, and to the services in turn (`service.py`).
+Who may ask is judged here, before any of them is asked. Nothing here draws.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ from realtime.hosts import Role, Target
 from realtime.images import Media
 from realtime.metrics import Metrics
 from realtime.protocol import Close, Connection
+from realtime.run import Runs
+from realtime.service import Caller, Keeper, Service
 from realtime.session import BUFFERING
 from realtime.settings import Settings
 from realtime.socket import Message, Receive, Socket, Transmit
 from realtime.tokens import MAX_APPS, Keys, Tokens, load_secret
+from realtime.work import Work
 
 MAX_BODY = 64 * 1024  # of a token request
 MAX_TOKEN_S = 24 * 3600.0
@@ -57,11 +60,16 @@ class Gateway:
         self.media = Media(settings, self.fetcher)
         self.keys = Keys(settings.keys)
         self.tokens = Tokens(load_secret(settings.state_dir), self.keys)
+        self.storage: Keeper = _Nowhere()
+        self.work = Work(self)
+        self.services: list[Service] = [Runs(self)]
         self.draining = False
+        self.leaving = asyncio.Event()  # set with `draining`: what only watches ends now
         self.engine_known = asyncio.Event()  # set while the engine's models are known
         self.sockets: set[Socket] = set()
+        self.requests = 0  # over HTTP, not answered to the last byte
         self.held_bytes = 0  # of frames not answered yet, of all sockets
-        self.empty = asyncio.Event()  # set while no socket is open
+        self.empty = asyncio.Event()  # set while no socket is open and every HTTP request is answered
         self.empty.set()
         self._numbers = 0
 
@@ -80,10 +88,26 @@ class Gateway:
         So clients do not all reconnect at one moment either.
         """
         self.draining = True
+        self.leaving.set()
         for socket in list(self.sockets):
             socket.leave()
 
+    async def run(self) -> None:
+        """The services' background work, until cancelled. Raises what one of them could not survive."""
+        async with asyncio.TaskGroup() as group:
+            for service in self.services:
+                group.create_task(service.run(), name=type(service).__name__)
+
+    def _count(self) -> None:
+        if self.sockets or self.requests:
+            self.empty.clear()
+        else:
+            self.empty.set()
+        self.metrics.sockets.set(len(self.sockets))
+
     async def __call__(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
+        if scope["type"] in ("websocket", "http"):
+            scope = hosts.forwarded(scope, self.settings.trusted_proxies)
         if scope["type"] == "websocket":
             await self._socket(scope, receive, transmit)
         elif scope["type"] == "http":
@@ -123,16 +147,13 @@ class Gateway:
             buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
         )
         self.sockets.add(socket)
-        self.empty.clear()
-        self.metrics.sockets.set(len(self.sockets))
+        self._count()
         logger.debug("session.open", session=socket.name, app=app.id)
         try:
             await socket.run()
         finally:
             self.sockets.discard(socket)
-            if not self.sockets:
-                self.empty.set()
-            self.metrics.sockets.set(len(self.sockets))
+            self._count()
             self.metrics.closed.labels(socket.ended_by).inc()
             logger.debug("session.close", session=socket.name, by=socket.ended_by)
 
@@ -176,25 +197,36 @@ class Gateway:
     # ---- HTTP ----
 
     async def _http(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
-        request = Request(scope, receive)
-        target = hosts.target(request.headers.get("host", ""), scope["path"])
-        request_id = str(uuid.uuid4())
+        self.requests += 1
+        self._count()
         try:
-            response = await self._respond(request, target)
-        except Failure as failure:
-            response = JSONResponse(failure.body(), failure.status)
-            response.headers["x-fal-error-type"] = failure.error_type
+            await self._answer(Request(scope, receive), transmit)
         except ClientDisconnect:
+            pass
+        finally:
+            self.requests -= 1
+            self._count()
+
+    async def _answer(self, request: Request, transmit: Transmit) -> None:
+        target = hosts.target(request.headers.get("host", ""), request.scope["path"])
+        request.state.request_id = str(uuid.uuid4())
+        try:
+            response = await self.respond(request, target)
+        except Failure as failure:
+            response = JSONResponse(failure.body(), failure.status, failure.headers)
+        except ClientDisconnect:
+            self.metrics.requests.labels(target.role, "499").inc()
             return
         except Exception:
-            logger.exception("http.request", role=target.role, request_id=request_id)
+            logger.exception("http.request", role=target.role, request_id=request.state.request_id)
             response = JSONResponse(Internal("Internal Server Error").body(), 500)
-        response.headers["x-fal-request-id"] = request_id
+        response.headers.setdefault("x-fal-request-id", request.state.request_id)
         self._allow_origin(request, response)
         self.metrics.requests.labels(target.role, str(response.status_code)).inc()
-        await response(scope, receive, transmit)
+        await response(request.scope, request.receive, transmit)
 
-    async def _respond(self, request: Request, target: Target) -> Response:
+    async def respond(self, request: Request, target: Target) -> Response:
+        """The answer to one request, `target` being where it goes. Raises Failure."""
         if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
             return Response(status_code=204)
         path, method = target.path, request.method
@@ -205,14 +237,29 @@ class Gateway:
         elif target.role is Role.PLAIN and (own := self._own(request, path)) is not None:
             _only(method, "GET", "HEAD")
             return own
-        if target.role is Role.QUEUE:
-            raise NotYet("the queue is not served yet; use the realtime socket")
-        if target.role in (Role.REST, Role.CDN):
-            raise NotYet("storage is not served yet; send pictures as data URIs or raw bytes")
-        endpoint = target.endpoint
-        if find(endpoint) is not None:
-            raise NotYet("HTTP runs are not served yet; use the realtime socket")
+        asked = [service for service in self.services if target.role in service.roles]
+        for service in asked:
+            if service.public(request, target):
+                response = await service.respond(request, target, Caller(""))
+                if response is not None:
+                    return response
+        caller = self.caller(request, target)
+        for service in asked:
+            response = await service.respond(request, target, caller)
+            if response is not None:
+                return response
         raise UnknownApp(f"Path {path[:200]} not found")
+
+    def caller(self, request: Request, target: Target) -> Caller:
+        """Whose request this is: by a token in the URL, as browsers have it, else by an API key.
+
+        Raises Unauthorized; Forbidden for a page of a stranger.
+        """
+        self._check_origin(request.headers)
+        token = request.query_params.get("fal_jwt_token", "")
+        if token and target.role not in (Role.REST, Role.CDN):
+            return Caller(self.tokens.check(token, target.endpoint))
+        return Caller(self.keys.check(request.headers.get("authorization")))
 
     def _own(self, request: Request, path: str) -> Response | None:
         """What this server serves under its own name."""
@@ -278,6 +325,21 @@ class Gateway:
             response.headers["access-control-allow-methods"] = "GET, POST, PUT, DELETE, OPTIONS"
             response.headers["access-control-allow-headers"] = asked
             response.headers["access-control-max-age"] = "3600"
+
+
+class _Nowhere:
+    """While there is no storage: pictures can only be inside the answer."""
+
+    async def keep(
+        self,
+        data: bytes,
+        content_type: str,
+        *,
+        caller: Caller,
+        lifetime_s: float | None = None,
+        name: str = "",
+    ) -> str:
+        raise NotYet("pictures are not stored yet; ask with sync_mode true")
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:

@@ -7,13 +7,19 @@ snippet, or it is open (a plain host such as localhost: every role at once).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.requests import HTTPConnection
+
 PREFIX = "/__h/"
+FILES = "https://v3.fal.media"
+QUEUE = "https://queue.fal.run"
 
 
 class Role(StrEnum):
@@ -57,6 +63,61 @@ def target(host_header: str, path: str) -> Target:
         original, slash, rest = path[len(PREFIX) :].partition("/")
         host, prefix, path = name_of(original), PREFIX + original, slash + rest or "/"
     return Target(_role(host), host, path, prefix)
+
+
+def base_of(request: HTTPConnection, target: Target) -> str:
+    """What this client puts before "/files/...": no final slash. `request` after `forwarded`."""
+    return _base(request, target, FILES, "")
+
+
+def queue_base_of(request: HTTPConnection, target: Target) -> str:
+    """What this client puts before "/{owner}/{app}/requests/...": no final slash."""
+    prefix = PREFIX + "queue.fal.run" if target.prefix else ""
+    return _base(request, target, QUEUE, prefix)
+
+
+def _base(request: HTTPConnection, target: Target, mapped: str, prefix: str) -> str:
+    if target.role is not Role.PLAIN and not target.prefix:
+        return mapped  # it came under a fal name, so that the other fal names lead here too
+    scheme = {"ws": "http", "wss": "https"}.get(request.scope["scheme"], request.scope["scheme"])
+    return f"{scheme}://{request.headers.get('host', '')}{request.scope.get('root_path', '')}{prefix}"
+
+
+Networks = Collection[IPv4Network | IPv6Network]
+_AUTHORITY = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
+_FORWARDED_PREFIX = re.compile(r"(/[A-Za-z0-9._~\-]+){1,16}")
+
+
+def forwarded(scope: MutableMapping[str, Any], trusted: Networks) -> MutableMapping[str, Any]:
+    """The ASGI scope as the client of a trusted proxy would see it: scheme, Host, `root_path`, `path`.
+
+    Understood are X-Forwarded-Proto, -Host and -Prefix, each the first of a list. A proxy may have cut
+    the prefix off the path or left it on. What is malformed is as if it were not there.
+    """
+    if not trusted or not scope.get("client"):
+        return scope
+    try:
+        peer = ip_address(scope["client"][0])
+    except ValueError:
+        return scope
+    if not any(peer in network for network in trusted):
+        return scope
+    said = {
+        name: value.decode("latin-1").partition(",")[0].strip()
+        for name, value in scope["headers"]
+        if name.startswith(b"x-forwarded-")
+    }
+    scope = dict(scope)
+    if (scheme := said.get(b"x-forwarded-proto", "").lower()) in ("http", "https"):
+        scope["scheme"] = scheme.replace("http", "ws") if scope["type"] == "websocket" else scheme
+    if _AUTHORITY.fullmatch(host := said.get(b"x-forwarded-host", "")):
+        others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope["headers"] = [(b"host", host.encode("ascii")), *others]
+    if _FORWARDED_PREFIX.fullmatch(prefix := said.get(b"x-forwarded-prefix", "").rstrip("/")):
+        scope["root_path"] = prefix
+        if scope["path"].startswith(prefix + "/"):
+            scope["path"] = scope["path"].removeprefix(prefix)
+    return scope
 
 
 def _role(host: str) -> Role:

@@ -133,9 +133,13 @@ class Server(uvicorn.Server):
         self._gateway = Gateway(self.settings, engine)
         running = asyncio.create_task(engine.run(), name="engine")
         running.add_done_callback(self._engine_ended)
+        services = asyncio.create_task(self._gateway.run(), name="services")
+        services.add_done_callback(self._services_ended)
         try:
             await super().serve(sockets)
         finally:
+            services.cancel()
+            await asyncio.gather(services, return_exceptions=True)
             await engine.stop(LEAVE_S)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -157,6 +161,11 @@ class Server(uvicorn.Server):
         if not task.cancelled() and not self.should_exit:
             if not isinstance(task.exception(), Unloadable):
                 logger.error("engine.supervisor", exc_info=task.exception())
+            self.failed = self.should_exit = True
+
+    def _services_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("services.ended", exc_info=task.exception())
             self.failed = self.should_exit = True
 
     # ---- the end ----

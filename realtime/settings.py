@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KiB, MiB = 1024, 1024 * 1024
@@ -52,6 +52,15 @@ class Settings(BaseSettings):
     idle_s: float = 300.0  # no message for so long: close 1000; fal's clients reconnect on next send
     max_sockets: int = 4096
     drain_s: float = 20.0  # SIGTERM: admitted frames get this long
+
+    # runs over HTTP
+    run_s: float = Field(600.0, gt=0)  # from the request to its answer, waiting included; then 504
+    max_runs: int = Field(64, ge=1)  # of one key, drawn or waiting, runs and streams together; more are 429
+    sse_ping_s: float = Field(15.0, gt=0)  # proxies cut streams that are silent for 30-60 s
+    test_apps: bool = False  # serve what fal's own test suite needs and nobody else: fal-ai/any-llm/stream
+
+    # behind a proxy
+    trusted_proxies: list[IPvAnyNetwork] = []  # whose X-Forwarded-Proto, -Host and -Prefix are believed
 
     # inputs
     max_pixels: int = 4096 * 4096  # of an input picture, checked in its header

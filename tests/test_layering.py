@@ -18,12 +18,14 @@ LIGHT = [
 # Layers of realtime/, highest first; a module may import from its own layer and below.
 LAYERS = [
     {"cli"},
-    {"progress", "doctor", "server"},
+    {"progress", "doctor", "server", "certs"},
     {"gateway"},
-    {"canvas"},
+    {"canvas", "run", "stream", "queue", "proxy", "openapi", "docs"},
+    {"work", "storage"},
     {"socket", "transport"},
     {"apps", "engine"},
     {"images", "answer", "fetch", "formats", "child"},
+    {"service", "sse", "limits", "keys"},
     {"protocol", "session", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},
     {"errors", "settings"},

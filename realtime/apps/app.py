@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,11 @@ class Request(BaseModel):
     def wants_echo(self) -> bool:
         """The caller sent `image` as bytes and reads `image` back (fal-js demo `camera-turbo`, old)."""
         return isinstance(getattr(self, "image", None), bytes)
+
+    @property
+    def inline(self) -> bool:
+        """Over HTTP: pictures go into the answer as data URIs, instead of URLs to fetch them at."""
+        return bool(getattr(self, "sync_mode", False))
 
     @property
     def warnings(self) -> list[str]:
@@ -133,10 +138,18 @@ class App:
         request.warnings.extend(warnings)
         return job
 
-    def answer(self, request: Request, job: Job, done: Done, *, binary: bool) -> dict[str, Any]:
-        """The documented output. binary: the request came as msgpack, so bytes may be in the answer."""
+    def answer(
+        self, request: Request, job: Job, done: Done, *, binary: bool, urls: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The documented output. binary: the request came as msgpack, so bytes may be in the answer.
+
+        urls: where the pictures are kept, one each, if they are.
+        """
         sent_bytes = binary and request.wants_bytes
-        images = answer.images(done.pictures, as_bytes=sent_bytes or (binary and self.inline_bytes))
+        if urls is not None:
+            images = answer.links(done.pictures, urls)
+        else:
+            images = answer.images(done.pictures, as_bytes=sent_bytes or (binary and self.inline_bytes))
         result = {
             "images": images,
             **self.result(request, job, done),

@@ -98,10 +98,9 @@ def test_a_get_of_tokens_is_405(server: Server):
         ("POST", "/fal-ai/no-such-app", 404),
         ("POST", "/livez", 405),
         ("DELETE", "/", 405),
-        ("POST", "/fal-ai/lcm", 501),
-        ("POST", "/__h/queue.fal.run/fal-ai/lcm", 501),
-        ("GET", "/__h/queue.fal.run/fal-ai/lcm/requests/1/status", 501),
-        ("POST", "/__h/rest.fal.ai/storage/upload/initiate", 501),
+        ("PUT", "/fal-ai/lcm", 405),
+        ("POST", "/__h/queue.fal.run/fal-ai/no-such-app", 404),
+        ("POST", "/__h/rest.fal.ai/storage/nothing", 404),
     ],
 )
 def test_what_is_not_there_is_said_as_json(server: Server, method: str, path: str, status: int):
