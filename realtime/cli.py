@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, token, doctor."""
+"""The `realtime` command: serve, token, certs, doctor."""
 
 from __future__ import annotations
 
@@ -99,6 +99,27 @@ def token(
         print(Tokens(load_secret(wanted.state_dir), keys).mint(app_, seconds, key))
     except (OSError, ValueError) as error:
         _stop(f"no token: {error}")
+
+
+@app.command()
+def certs(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to put them; RT_STATE_DIR/certs if not said.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Further host name or address of this server; may be given several times."),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Make a private authority and a certificate for fal's host names, and say how to use them."""
+    from realtime.certs import CannotIssue, issue, next_steps
+
+    try:
+        made = issue((folder or _settings(config).state_dir / "certs").absolute(), name or ())
+    except (CannotIssue, OSError) as error:
+        _stop(f"no certificate: {error}")
+    print(next_steps(made))
 
 
 @app.command()

@@ -7,24 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import trustme
 
+from realtime.certs import issue
 from tests.contract.chromium import Browser, Pages, Tab, browse
 from tests.contract.clients import BROWSER, Client, LiveIn, Process, Start, Version
-from tests.contract.ways import KEY, NAMES, settings_for, way_to
+from tests.contract.ways import KEY, settings_for, way_to
 from tests.servers import Server, serve
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority nobody else trusts (ca.pem), a certificate of it (cert.pem) and its key."""
-    folder = tmp_path_factory.mktemp("authority")
-    authority = trustme.CA()
-    issued = authority.issue_cert(*NAMES)
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    issued.private_key_pem.write_to_path(folder / "key.pem")
-    return folder
+    """The folder `realtime certs` fills: ca.pem, which nobody else trusts, cert.pem and key.pem."""
+    return issue(tmp_path_factory.mktemp("authority")).folder
 
 
 @pytest.fixture(scope="session")

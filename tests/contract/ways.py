@@ -16,17 +16,6 @@ KEY = "kid:ksecret"  # the API key the servers of these tests know
 WAYS = ["names", "override"]
 ONE = ["override"]  # enough where the way to the server cannot matter
 
-# Every host name fal's clients were seen to use, and the server's own.
-NAMES = (
-    "fal.run",
-    "*.fal.run",
-    "*.fal.ai",
-    "*.alpha.fal.ai",
-    "*.gateway.alpha.fal.ai",
-    "*.fal.media",
-    "localhost",
-)
-
 
 @dataclass(frozen=True)
 class Way:
