@@ -37,6 +37,7 @@ from realtime.hosts import Role, Target
 from realtime.images import Media
 from realtime.metrics import Metrics
 from realtime.protocol import Close, Connection
+from realtime.proxy import Proxy
 from realtime.run import Runs
 from realtime.service import Caller, Keeper, Service
 from realtime.session import BUFFERING
@@ -62,7 +63,7 @@ class Gateway:
         self.tokens = Tokens(load_secret(settings.state_dir), self.keys)
         self.storage: Keeper = _Nowhere()
         self.work = Work(self)
-        self.services: list[Service] = [Runs(self)]
+        self.services: list[Service] = [Proxy(self), Runs(self)]
         self.draining = False
         self.leaving = asyncio.Event()  # set with `draining`: what only watches ends now
         self.engine_known = asyncio.Event()  # set while the engine's models are known

@@ -134,6 +134,11 @@ def _role(host: str) -> Role:
     return Role.PLAIN
 
 
+def is_fal(name: str) -> bool:
+    """Whether this is a host of fal's, one of those that lead here when its names are mapped."""
+    return _role(name) is not Role.PLAIN
+
+
 def name_of(host: str) -> str:
     """The host name of a `Host` header or URL authority: lower case, no port, no brackets, no final dot."""
     try:

@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     # behind a proxy
     trusted_proxies: list[IPvAnyNetwork] = []  # whose X-Forwarded-Proto, -Host and -Prefix are believed
 
+    # as the `proxyUrl` of pages: the key lent to requests that bring none, "id:secret"; "" lends nothing.
+    # Whoever can reach the path of the proxy then acts as this key.
+    proxy_key: str = ""
+
     # inputs
     max_pixels: int = 4096 * 4096  # of an input picture, checked in its header
     max_fetch_bytes: int = 20 * MiB
