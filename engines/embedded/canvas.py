@@ -29,3 +29,15 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generato
 
 def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.randn(shape, generator=generator)
+
+
+def dots(count: int, size: int, cells: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """One point in each of `cells` x `cells` squares: how far each pixel is from its square's point, in image
+    widths, and that point's own number in 0..1 (to give it a size, or to leave it out); both [B, S, S].
+    """
+    x, y = coordinates(size)
+    cell_x, cell_y = ((c[0] * cells).long().clamp(max=cells - 1) for c in (x, y))
+    flat = cell_y * cells + cell_x
+    at_x, at_y = (uniform((count, cells * cells), 0.25, 0.75, generator)[:, flat] for _ in range(2))
+    chance = uniform((count, cells * cells), 0, 1, generator)[:, flat]
+    return torch.hypot(x * cells - cell_x - at_x, y * cells - cell_y - at_y) / cells, chance

@@ -199,16 +199,18 @@ def landscape_results(picture: Tensor, scene: Landscape, references: dict[str, T
 
 
 def exam_scenes(count: int, seed: int) -> list[Still | Landscape]:
-    """`count` one-thing stills and half as many landscapes, fresh from the grammar."""
+    """`count` one-thing stills and half as many landscapes, fresh from the grammar: no style, no weather."""
     rng = Random(seed)
     stills: list[Still | Landscape] = []
     lands: list[Still | Landscape] = []
     while len(stills) < count or len(lands) < count // 2:
         scene = random_scene(rng)
+        if scene.style is not None:
+            continue
         if isinstance(scene, Still):
             if scene.relation is None and len(stills) < count:
                 stills.append(scene)
-        elif len(lands) < count // 2:
+        elif isinstance(scene, Landscape) and scene.weather is None and len(lands) < count // 2:
             lands.append(scene)
     return stills + lands
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from engines.embedded import sdf
-from engines.embedded.canvas import blend, coordinates, coverage, normal, uniform
+from engines.embedded.canvas import blend, coordinates, coverage, dots, normal, uniform
 from engines.embedded.scene import COLOURS, Landscape
 
 # (top of the sky, horizon, light that falls on the ground)
@@ -71,17 +71,8 @@ def _sky(scenes: Sequence[Landscape], size: int, generator: Generator) -> Tensor
     ).clamp(0, 1)
 
     night = torch.tensor([s.sky == "night" for s in scenes]).view(-1, 1, 1).float()
-    cells = 7
-    jitter_x, jitter_y = (uniform((count, cells, cells), 0.2, 0.8, generator) for _ in range(2))
-    bright = uniform((count, cells, cells), -1.2, 1.0, generator).clamp(min=0)
-    cell_x, cell_y = ((c[0] * cells).long().clamp(max=cells - 1) for c in (x, y))
-    flat = (cell_y * cells + cell_x).view(1, -1).expand(count, -1)
-
-    def spread(values: Tensor) -> Tensor:
-        return values.view(count, -1).gather(1, flat).view(count, size, size)
-
-    away = torch.hypot(x * cells - cell_x - spread(jitter_x), y * cells - cell_y - spread(jitter_y)) / cells
-    stars = coverage(away - 0.012, size) * spread(bright) * night
+    away, chance = dots(count, size, 7, generator)
+    stars = coverage(away - 0.012, size) * (2.2 * chance - 1.2).clamp(min=0) * night
     picture = blend(picture, torch.tensor([1.0, 1.0, 0.92]).view(1, 3, 1, 1), stars)
 
     heavy = torch.tensor([{"cloudy": 1.0, "day": 0.45, "sunset": 0.2}.get(s.sky, 0.0) for s in scenes])
@@ -279,6 +270,57 @@ def _props(
     return picture
 
 
+def _rain(picture: Tensor, light: Tensor, size: int, generator: Generator) -> Tensor:
+    """Long slanted streaks over a picture that has lost some of its light."""
+    count, columns, rows = len(picture), 24, 6
+    x, y = coordinates(size)
+    slant = uniform((count, 1, 1), 0.15, 0.35, generator)
+    across = (x + slant * y) * 15
+    column = across.long().clamp(max=columns - 1)
+    start = uniform((count, columns), 0, 1, generator).gather(1, column.flatten(1)).view(column.shape)
+    down = y * 4 + start
+    cell = column * rows + down.long().clamp(max=rows - 1)
+    falls = (
+        uniform((count, columns * rows), 0, 1, generator).gather(1, cell.flatten(1)).view(cell.shape) < 0.5
+    )
+    middle = (0.18 - (across - column - 0.5).abs()) / 15 * size
+    end = (0.38 - (down - down.floor() - 0.5).abs()) / 4 * size
+    streak = torch.minimum(middle, end).add(0.5).clamp(0, 1) * falls
+    grey = picture.mean(1, keepdim=True)
+    return blend(torch.lerp(picture, grey, 0.2) * 0.76, 0.15 + 0.8 * light, streak * 0.75)
+
+
+def _snowfall(picture: Tensor, light: Tensor, size: int, generator: Generator) -> Tensor:
+    """Flakes everywhere, some nearer than others."""
+    picture = picture * 0.84
+    for cells, radius in ((9, 0.013), (6, 0.020)):
+        away, chance = dots(len(picture), size, cells, generator)
+        flakes = coverage(away - radius - 0.005 * chance, size) * (chance < 0.7)
+        picture = blend(picture, 0.3 + 0.7 * light, flakes)
+    return picture
+
+
+def _fog(picture: Tensor, light: Tensor, size: int, generator: Generator) -> Tensor:
+    """A veil, thickest at the horizon, in drifting bands."""
+    count = len(picture)
+    y = coordinates(size)[1]
+    height = uniform((count, 1, 1), 0.52, 0.64, generator) + _waves(count, size, 0.03, generator)
+    veil = 0.32 + 0.44 * torch.exp(-(((y - height) / 0.26) ** 2))
+    veil = veil + 0.05 * torch.sin(y * 26 + 60 * _waves(count, size, 0.03, generator))
+    return blend(picture, light * 0.84 + 0.02, veil.clamp(0, 0.85))
+
+
+_WEATHER: dict[str, Callable[[Tensor, Tensor, int, Generator], Tensor]] = {
+    "rain": _rain,
+    "snowfall": _snowfall,
+    "fog": _fog,
+}
+
+
+def _rows(values: Sequence[str | None], wanted: str) -> Tensor:
+    return torch.tensor([i for i, value in enumerate(values) if value == wanted], dtype=torch.long)
+
+
 def draw(scenes: Sequence[Landscape], size: int, generator: Generator, jitter: float = 1.0) -> Tensor:
     """[B, 3, size, size] float32 in 0..1. `jitter` scales the shade of the ground only; places vary."""
     picture = _light(_sky(scenes, size, generator), scenes, size, generator)
@@ -288,9 +330,13 @@ def draw(scenes: Sequence[Landscape], size: int, generator: Generator, jitter: f
         tint = s.ground == "hills" and s.hill_colour != "green"
         base.append(COLOURS[s.hill_colour] if tint else GROUND[s.ground])
     colour = _column(base) * (1 + normal((len(scenes), 3, 1, 1), generator) * 0.05 * jitter) * ambient
-    kinds = [s.ground for s in scenes]
     for kind, function in _DRAW.items():
-        rows = torch.tensor([i for i, k in enumerate(kinds) if k == kind], dtype=torch.long)
+        rows = _rows([s.ground for s in scenes], kind)
         if len(rows):
             picture[rows] = function(picture[rows], colour[rows].clamp(0, 1), size, generator)
-    return _props(picture, scenes, ambient, size, generator).clamp(0, 1)
+    picture = _props(picture, scenes, ambient, size, generator).clamp(0, 1)
+    for weather, function in _WEATHER.items():
+        rows = _rows([s.weather for s in scenes], weather)
+        if len(rows):
+            picture[rows] = function(picture[rows], ambient[rows], size, generator)
+    return picture.clamp(0, 1)

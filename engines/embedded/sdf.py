@@ -1,7 +1,8 @@
 """Signed distances of the flat shapes, batched. Negative inside; unit: the shape's radius.
 
 x grows to the right, y downwards. Every function takes x, y: [B, H, W] float32 and returns [B, H, W].
-The distances are exact near the outline, which is all that antialiasing needs.
+The distances are exact near the outline, which is all that antialiasing needs. Every shape stays within
+EXTENT of the centre along each axis, tilted by up to 0.12 too, and within REACH in any direction.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+EXTENT, REACH = 1.09, 1.25
 
 
 def circle(x: Tensor, y: Tensor) -> Tensor:
@@ -39,21 +42,21 @@ def star(x: Tensor, y: Tensor) -> Tensor:
     angle = (torch.remainder(angle + sector / 2, sector) - sector / 2).abs()
     radius = torch.hypot(x, y)
     u, v = radius * angle.cos(), radius * angle.sin()
-    notch = 0.46
-    dx, dy = notch * math.cos(sector / 2) - 1.05, notch * math.sin(sector / 2)
+    notch = 0.42
+    dx, dy = notch * math.cos(sector / 2) - 1.08, notch * math.sin(sector / 2)
     length = math.hypot(dx, dy)
-    return ((u - 1.05) * dy - v * dx) / length
+    return ((u - 1.08) * dy - v * dx) / length
 
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
-    """A square on its corner with a half disc on each of its two upper sides."""
-    side = 0.62
-    y = y - 0.05
-    tilted_x, tilted_y = (x + y) / math.sqrt(2), (y - x) / math.sqrt(2)
-    body = box(tilted_x, tilted_y, side, side)
-    shift = side / math.sqrt(2)
-    lobe = torch.hypot(x.abs() - shift, y + shift) - side
-    return torch.minimum(body, lobe)
+    """Two discs at (-0.5, -0.42) and (0.5, -0.42), and the tip at y = 0.98 that their tangents meet in."""
+    x = x.abs() - 0.5
+    lobe = torch.hypot(x, y + 0.42) - 0.52
+    # (0.7645, 0.6446): the outward normal of the right tangent from the tip.
+    tangent = 0.7645 * (x + 0.5) + 0.6446 * (y - 0.98)
+    beyond = 0.6446 * x - 0.7645 * (y + 0.42)  # the disc's side of where the tangent touches it
+    body = torch.maximum(torch.maximum(tangent, beyond), -0.42 - y)
+    return torch.minimum(lobe, body)
 
 
 def diamond(x: Tensor, y: Tensor) -> Tensor:

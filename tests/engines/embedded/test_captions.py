@@ -71,5 +71,6 @@ def test_merges_end_when_every_word_is_one_piece():
 def test_grammar_has_words_for_everything():
     assert len(COLOURS) >= 10
     rng = Random(6)
-    seen = {(s.sky, s.ground) for s in (random_scene(rng) for _ in range(3000)) if isinstance(s, Landscape)}
+    scenes = [random_scene(rng, held_out) for held_out in (False, True) for _ in range(3000)]
+    seen = {(s.sky, s.ground) for s in scenes if isinstance(s, Landscape)}
     assert len(seen) == len(SKIES) * len(GROUNDS)
