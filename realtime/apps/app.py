@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 from engines.messages import Done, Job, Model
 from realtime import answer
 from realtime.apps.fields import Source
+from realtime.apps.output import Output
 from realtime.apps.plan import Wish, plan
 from realtime.errors import InvalidInput
 from realtime.images import Media
@@ -111,6 +112,7 @@ class App:
     alias: str  # second path segment: what a token's allowed_apps names
     request: type[Request]
     result: Callable[[Request, Job, Done], dict[str, Any]]  # the answer without its images
+    output: type[Output] = Output  # what the whole answer is documented to be
     inline_bytes: bool = False  # a msgpack request is answered with `content` bytes, not a data URI
 
     def parse(self, payload: Mapping[str, Any]) -> Request:

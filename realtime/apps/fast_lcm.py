@@ -29,6 +29,7 @@ from realtime.apps.fields import (
     Strength,
     SyncMode,
 )
+from realtime.apps.output import FastLcmOutput
 from realtime.apps.plan import Wish
 from realtime.errors import Unsupported
 
@@ -146,12 +147,13 @@ def result(request: Request, job: Job, done: Done) -> dict[str, Any]:
 
 
 APPS = (
-    App("fal-ai/fast-lcm-diffusion", "fast-lcm-diffusion", FastLcm, result, inline_bytes=True),
+    App("fal-ai/fast-lcm-diffusion", "fast-lcm-diffusion", FastLcm, result, FastLcmOutput, inline_bytes=True),
     App(
         "fal-ai/fast-lcm-diffusion/image-to-image",
         "fast-lcm-diffusion",
         FastLcmImageToImage,
         result,
+        FastLcmOutput,
         inline_bytes=True,
     ),
 )

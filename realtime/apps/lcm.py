@@ -27,6 +27,7 @@ from realtime.apps.fields import (
     SyncMode,
     Text,
 )
+from realtime.apps.output import LcmOutput
 from realtime.apps.plan import Wish
 from realtime.errors import Unsupported
 
@@ -158,7 +159,7 @@ def result(request: Request, job: Job, done: Done) -> dict[str, Any]:
 
 
 APPS = (
-    App("fal-ai/lcm", "lcm", Lcm, result),
-    App("fal-ai/lcm/image-to-image", "lcm", ImageToImage, result),
-    App("fal-ai/lcm-sd15-i2i", "lcm-sd15-i2i", ImageToImage, result),
+    App("fal-ai/lcm", "lcm", Lcm, result, LcmOutput),
+    App("fal-ai/lcm/image-to-image", "lcm", ImageToImage, result, LcmOutput),
+    App("fal-ai/lcm-sd15-i2i", "lcm-sd15-i2i", ImageToImage, result, LcmOutput),
 )
