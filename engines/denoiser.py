@@ -33,6 +33,7 @@ class LcmRow:
     negative: Tensor | None  # [tokens, D], for a row with classifier-free guidance
     guidance: Tensor  # as Denoiser.guidance makes it
     timings: dict[str, float]
+    clean: Tensor | None = None  # [C, h, w], what is kept where mask is 0
     position: int = 0
     unsafe: bool = False
 

@@ -25,6 +25,7 @@ class Drawing:
     decoded: float = 0.0  # stamp: the last of its pictures left the VAE
     encode_s: float = 0.0
     pictures: dict[int, Picture] = field(default_factory=dict)
+    previewing: set[int] = field(default_factory=set)  # images of which a preview is being made
     _over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

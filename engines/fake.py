@@ -127,11 +127,26 @@ class Fake:
         drawn = Image.new("RGB", (job.width, job.height), pixels)
         return _encode(Image.composite(drawn, image, mask), job.format), False
 
+    def peek(self, row: FakeRow) -> int:
+        return row.position
+
+    def preview(self, row: FakeRow, peeked: int) -> Colour:
+        """From grey to the picture's colour, the nearer the more steps are done."""
+        if self.vae_ms:
+            time.sleep(self.vae_ms / 1e3)
+        red, green, blue = colour_of(row.job.prompt, row.job.seed + row.index)
+        done = peeked / row.steps
+        return _mix(red, done), _mix(green, done), _mix(blue, done)
+
     def drawn(self, row: FakeRow) -> tuple[int, int]:
         return row.job.width, row.job.height
 
     def stats(self) -> dict[str, float]:
         return {}
+
+
+def _mix(level: int, done: float) -> int:
+    return round(128 + (level - 128) * done)
 
 
 def _misbehave(prompt: str) -> None:

@@ -66,6 +66,7 @@ class Lcm:
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
         self.codec = Vae(loaded.vae, loaded.scale)
+        self.glance = self.codec if loaded.vae_tiny is None else Vae(loaded.vae_tiny, loaded.scale)
         self.safety = None
         if loaded.safety_checker is not None:
             self.safety = Safety(loaded.safety_checker, loaded.feature_extractor)
@@ -149,7 +150,7 @@ class Lcm:
             guidance = self.denoiser.guidance(job.guidance)
             rows = []
             for index in range(job.count):
-                start, plan = self._plan(job, job.seed + index, inputs, posterior)
+                start, plan, clean = self._plan(job, job.seed + index, inputs, posterior)
                 rows.append(
                     LcmRow(
                         lane=lane,
@@ -167,14 +168,18 @@ class Lcm:
                         negative=negative,
                         guidance=guidance,
                         timings=dict(timings),
+                        clean=None if clean is None else clean.to(self.at),
                     )
                 )
         return rows
 
     def _plan(
         self, job: Job, seed: int, inputs: Inputs | None, posterior: Posterior | None
-    ) -> tuple[Tensor, sampler.Plan]:
-        """(start [C, h, w], plan). All draws come from one CPU generator, in diffusers' order."""
+    ) -> tuple[Tensor, sampler.Plan, Tensor | None]:
+        """(start [C, h, w], plan, what a mask keeps [C, h, w]).
+
+        All draws come from one CPU generator, in diffusers' order.
+        """
         table, generator = self.denoiser.table, Generator().manual_seed(seed)
         width, height = (side // self.codec.scale for side in self._size(job))
         shape = (1, self.codec.channels, height, width)
@@ -202,7 +207,8 @@ class Lcm:
         start = drawn[0]
         if clean is not None and not (mask is not None and job.strength >= 1.0):
             start = sampler.noised(clean, start, table.alpha[schedule[0]], table.sigma[schedule[0]])
-        return start, sampler.plan(table, schedule, drawn, clean if mask is not None else None, mask)
+        kept = clean if mask is not None else None
+        return start, sampler.plan(table, schedule, drawn, kept, mask), kept
 
     def _encoded(self, inputs: Inputs, timings: dict[str, float]) -> Posterior:
         began = time.perf_counter()
@@ -274,6 +280,25 @@ class Lcm:
             rows[at].timings["safety"] = time.perf_counter() - began
             if flag:
                 pictures[at][:] = 0
+
+    def peek(self, row: LcmRow) -> Tensor:
+        """[C, h, w]: the estimate of the step just done."""
+        at = row.position - 1
+        with torch.inference_mode():
+            return sampler.estimate(
+                row.latents, row.coefficients[at], row.noise[at], row.still[at], row.mask, row.clean
+            )
+
+    def preview(self, row: LcmRow, peeked: Tensor) -> Pixels:
+        try:
+            pixels = to_uint8(self.glance.decode(peeked[None]))[0]
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            raise Fault("out_of_memory", NO_MEMORY) from error
+        if self.safety is not None and row.job.safety and self.safety.unsafe([pixels])[0]:
+            pixels[:] = 0
+        return pixels
 
     def encode(self, row: LcmRow, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
         kept = None if row.unsafe else row.inputs

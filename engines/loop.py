@@ -3,6 +3,7 @@
     reader thread   link -> inbox; end of file ends the process at once
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
     pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
+    previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
     writer thread   outbox -> link
 
 Pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the memory.
@@ -28,14 +29,27 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.cost import Cost
 from engines.drawing import Drawing
 from engines.link import Decoder, LinkError, pack
 from engines.mailbox import Request
-from engines.messages import Cancel, Dropped, Job, Picture, Ping, Pong, Progress, Ready, Refused, Submit
+from engines.messages import (
+    Cancel,
+    Dropped,
+    Job,
+    Picture,
+    Ping,
+    Pong,
+    Preview,
+    Progress,
+    Ready,
+    Refused,
+    Started,
+    Submit,
+)
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Unloadable
 from engines.recorder import Recorder
@@ -83,6 +97,8 @@ class Loop:
         self.outbox: queue.Queue[bytes] = queue.Queue(OUTBOX)
         self.cost = Cost()
         self.pool = ThreadPoolExecutor(pool, thread_name_prefix="pool")
+        # One thread, and not the pool's: answers do not wait for previews.
+        self.previewer = ThreadPoolExecutor(1, thread_name_prefix="previewer")
         self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, Drawing] = {}
         self._counts = dict.fromkeys(
@@ -147,6 +163,8 @@ class Loop:
         except Fault as fault:
             self._refuse(ticket, fault)
         drawing.inputs = None
+        if drawing.submit.watch and drawing.rows:
+            self._send(Started(ticket))
 
     def _step(self, call: Call) -> list[tuple[int, int]]:
         """One UNet call. Returns the (ticket, image) that are finished and not at fault."""
@@ -169,7 +187,19 @@ class Loop:
             for (ticket, _), row in zip(call.rows, rows, strict=True):
                 if id(row) in at_fault:
                     self._refuse(ticket, faulty)
+        for ticket, image in call.rows:
+            self._preview_soon(ticket, image)
         return [(ticket, image) for ticket, image in finished if ticket in self._drawings]
+
+    def _preview_soon(self, ticket: int, image: int) -> None:
+        drawing = self._drawings.get(ticket)
+        if drawing is None or drawing.submit.watch != "steps" or image in drawing.previewing:
+            return
+        row = drawing.rows[image]
+        if row.position < row.steps:
+            drawing.previewing.add(image)
+            work = self._fatal(self._preview)
+            self.previewer.submit(work, drawing, image, row.position, self.pipeline.peek(row))
 
     def _decode(self, finished: list[tuple[int, int]]) -> None:
         """Finished rows to pixels, and on to the pool. All of one lane: they come out of one call."""
@@ -319,6 +349,18 @@ class Loop:
             self.inbox.put(_Finished(drawing, fault))
         finally:
             self._encoding.release()
+
+    def _preview(self, drawing: Drawing, image: int, step: int, peeked: Any) -> None:
+        row, job = drawing.rows[image], replace(drawing.submit.job, format="jpeg")
+        try:
+            if not drawing.over:
+                data, unsafe = self.pipeline.encode(row, self.pipeline.preview(row, peeked), job)
+                picture = Picture(data, CONTENT_TYPES["jpeg"], job.width, job.height, unsafe)
+                self._send(Preview(drawing.submit.ticket, image, step, picture))
+        except Fault:
+            pass  # the picture itself may still come out well
+        finally:
+            drawing.previewing.discard(image)
 
     # ---- the link ----
 

@@ -45,6 +45,7 @@ class Submit:
     buffering: int = 0  # waiting frames the session may hold, newest win; 0 = never superseded
     deadline_s: float | None = None  # seconds after `received` in which the picture is worth most
     weight: float = 1.0  # share of the engine relative to other sessions
+    watch: str = ""  # "start": Started is sent; "steps": a Preview after every step but the last, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,26 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """The model begins on a watched ticket. Again, if an engine died and another one begins."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a step has made of one picture so far: the model's estimate of the finished one.
+
+    Steps that end while a preview of this picture is being made have none.
+    """
+
+    ticket: int
+    image: int  # of `count`, from 0
+    step: int  # from 1, steps done
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The answer to one ticket."""
 
@@ -149,4 +170,4 @@ class Pong:
 
 
 GATEWAY_TO_ENGINE = (Submit, Cancel, Ping)
-ENGINE_TO_GATEWAY = (Progress, Ready, Done, Dropped, Refused, Pong)
+ENGINE_TO_GATEWAY = (Progress, Ready, Started, Preview, Done, Dropped, Refused, Pong)

@@ -27,6 +27,7 @@ class Weights:
     text_encoder: Any
     unet: Any
     vae: Any
+    vae_tiny: Any | None  # for previews, if `vae` is a large one and the model's folder has a tiny one
     scheduler: Any  # diffusers.LCMScheduler; only its config and its alphas_cumprod are used
     safety_checker: Any | None
     feature_extractor: Any | None
@@ -77,12 +78,10 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
 
     report("load", 2, 4, "VAE")
     vae_folder = _vae_folder(name, folder, vae, report)
-    kind = _json(vae_folder / "config.json")["_class_name"]
-    if kind not in ("AutoencoderTiny", "AutoencoderKL"):
-        raise Unloadable(f"{name} has a VAE of class {kind}; AutoencoderTiny and AutoencoderKL can be used")
-    autoencoder = getattr(diffusers, kind).from_pretrained(
-        vae_folder, torch_dtype=dtype, variant=_variant(vae_folder)
-    )
+    autoencoder = _autoencoder(name, vae_folder, dtype)
+    beside = folder / "vae_tiny"
+    glance = beside.is_dir() and isinstance(autoencoder, diffusers.AutoencoderKL)
+    tiny = _autoencoder(name, beside, dtype) if glance else None
     widths = autoencoder.config.block_out_channels
     scale = 2 ** (len(widths) - 1)
 
@@ -90,7 +89,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     checker, processor = _safety(index, folder, dtype)
     card = _json(folder / CARD) if (folder / CARD).is_file() else {}
     native = int(card.get("native", unet.config.sample_size * scale))
-    for module in (unet, autoencoder):
+    for module in filter(None, (unet, autoencoder, tiny)):
         module.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
     for module in (text_encoder, checker):
         if module is not None:
@@ -102,6 +101,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
         text_encoder=text_encoder,
         unet=unet,
         vae=autoencoder,
+        vae_tiny=tiny,
         scheduler=scheduler,
         safety_checker=checker,
         feature_extractor=processor,
@@ -165,6 +165,15 @@ def _vae_folder(name: str, folder: Path, wanted: str, report: Report) -> Path:
         raise Unloadable(f"{name} has a tiny VAE only; start with vae=auto")
     beside = folder / "vae_tiny"
     return beside if beside.is_dir() else download(TINY_VAE, ["*.safetensors", "*.json"], report)
+
+
+def _autoencoder(name: str, folder: Path, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    kind = _json(folder / "config.json")["_class_name"]
+    if kind not in ("AutoencoderTiny", "AutoencoderKL"):
+        raise Unloadable(f"{name} has a VAE of class {kind}; AutoencoderTiny and AutoencoderKL can be used")
+    return getattr(diffusers, kind).from_pretrained(folder, torch_dtype=dtype, variant=_variant(folder))
 
 
 def _safety(index: dict[str, Any], folder: Path, dtype: torch.dtype) -> tuple[Any | None, Any | None]:

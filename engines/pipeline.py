@@ -1,7 +1,8 @@
 """What the step loop drives. Two make it real: `engines/lcm.py` (torch), `engines/fake.py` (a timing model).
 
-Every method is called on the step loop's one thread. A `Fault` belongs to the rows it names: the
-loop refuses those and goes on. Any other exception means the process is not trusted any more.
+Every method is called on the step loop's one thread, but for those that say otherwise. A `Fault` belongs
+to the rows it names: the loop refuses those and goes on. Any other exception means the process is not
+trusted any more.
 """
 
 from __future__ import annotations
@@ -64,6 +65,13 @@ class Pipeline(Protocol):
 
         A row that came to nothing has its Fault in that place; the others have their pixels.
         """
+
+    def peek(self, row: Row) -> Any:
+        """What `preview` needs of a row between two steps. Costs next to nothing."""
+
+    def preview(self, row: Row, peeked: Any) -> Any:
+        """The row's estimate of its finished picture, as `decode` gives pixels. Thread-safe; called on a
+        thread beside the loop. Raises Fault if there is none."""
 
     def encode(self, row: Row, pixels: Any, job: Job) -> tuple[bytes, bool]:
         """Pixels to (file in job.format at job.width x job.height, unsafe). Thread-safe; called on a pool."""

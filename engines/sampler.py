@@ -133,6 +133,23 @@ def step(
     return still + mask * (next_alpha * denoised + noise)
 
 
+def estimate(
+    latents: Tensor,
+    coefficients: Tensor,
+    noise: Tensor,
+    still: Tensor,
+    mask: Tensor,
+    clean: Tensor | None,
+) -> Tensor:
+    """What the step that led to `latents` takes the finished picture for: its f, without the way back.
+
+    latents, noise, still, clean: [C, h, w]; mask [1, h, w]; coefficients [6]; all but `latents` and
+    `clean` those of that step. clean: what is kept where mask is 0.
+    """
+    found = (latents - still - mask * noise) / coefficients[5]
+    return found if clean is None else found + (1 - mask) * clean
+
+
 def guided(output: Tensor, unconditional: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance, Ho & Salimans 2022: all [B, C, h, w], guidance [B, 1, 1, 1]."""
     return unconditional + guidance * (output - unconditional)

@@ -32,15 +32,18 @@ from engines.messages import (
     Model,
     Ping,
     Pong,
+    Preview,
     Progress,
     Ready,
     Refused,
+    Started,
     Submit,
 )
 from realtime.child import Child
 from realtime.settings import Settings
 
 Reply = Done | Dropped | Refused
+News = Started | Preview
 
 MAX_QUEUED = 4096  # frames that wait for the engine to come up or to read
 MAX_QUEUED_BYTES = 256 * 1024 * 1024
@@ -59,6 +62,7 @@ log = structlog.get_logger()
 class _Frame:
     submit: Submit
     on_reply: Callable[[Reply], None]
+    on_news: Callable[[News], None] | None = None
     deaths: int = 0  # engines that ended while they had it
     suspect: bool = False
 
@@ -118,16 +122,19 @@ class Engine:
         deadline_s: float | None,
         weight: float,
         on_reply: Callable[[Reply], None],
+        watch: str = "",
+        on_news: Callable[[News], None] | None = None,
     ) -> int:
-        """Returns a ticket. `on_reply` is called later on this event loop, once, unless it is cancelled.
+        """Returns a ticket. `on_reply` is called later on this event loop, once, unless it is cancelled;
+        before it `on_news`, with what `watch` asks for (engines/messages.py `Submit`).
 
         A session's requests are drawn in order; a reply can overtake the one before it by the time that
         one's file takes to write.
         """
         self._last_ticket += 1
         ticket = self._last_ticket
-        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight)
-        frame = self._frames[ticket] = _Frame(submit, on_reply)
+        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight, watch)
+        frame = self._frames[ticket] = _Frame(submit, on_reply, on_news)
         refusal = self._refusal(frame)
         if refusal is not None:
             asyncio.get_running_loop().call_soon(self._settle, Refused(ticket, *refusal))
@@ -233,6 +240,10 @@ class Engine:
                 self._answered = True
                 self._settle(message)
                 self._flush_soon()
+            case Started() | Preview():
+                frame = self._frames.get(message.ticket)
+                if frame is not None and frame.on_news is not None:
+                    _guarded(frame.on_news, message)
             case Pong():
                 self._pongs, self.stats = message.number, message.stats
             case Progress():

@@ -24,9 +24,11 @@ from engines.messages import (
     Job,
     Ping,
     Pong,
+    Preview,
     Progress,
     Ready,
     Refused,
+    Started,
     Submit,
 )
 
@@ -89,7 +91,8 @@ class Process:
 
 
 def submit(ticket: int, prompt: str = "", session: str = "", **given: Any) -> Submit:
-    envelope = {name: given.pop(name) for name in ("buffering", "deadline_s", "weight") if name in given}
+    names = ("buffering", "deadline_s", "weight", "watch")
+    envelope = {name: given.pop(name) for name in names if name in given}
     job = Job(**({"prompt": prompt or f"p{ticket}", "seed": ticket, "width": 64, "height": 64} | given))
     return Submit(ticket, session or f"s{ticket}", time.monotonic(), job, **envelope)
 
@@ -183,6 +186,40 @@ def test_frames_of_many_sessions_share_calls(engine):
     engine.send(*(submit(n, steps=8) for n in range(8)))
     batches = [step["batch"] for done in engine.until(Done, 8) for step in done.timings["steps"]]
     assert max(batches) >= 7
+
+
+def test_a_watched_request_is_said_to_have_started_and_no_other(engine):
+    engine.send(submit(1), submit(2, watch="start"), submit(3, "!fault", watch="start"), submit(4))
+    engine.until(Done, 3)
+    assert [m.ticket for m in engine.received if isinstance(m, Started)] == [2]
+    assert not [m for m in engine.received if isinstance(m, Preview)]
+
+
+def test_previews_of_every_step_but_the_last_come_nearer_to_the_picture():
+    with Process("fake:base_ms=60,row_ms=0,vae_ms=1") as engine:
+        engine.ready().send(submit(1, "fox", steps=4, count=2, format="png", watch="steps"))
+        (done,) = engine.until(Done)
+    previews = [m for m in engine.received if isinstance(m, Preview)]
+    assert sorted((p.image, p.step) for p in previews) == [(i, s) for i in (0, 1) for s in (1, 2, 3)]
+    for image, picture in enumerate(done.pictures):
+        final = colour(picture.data)
+        shown = [colour(p.picture.data) for p in previews if p.image == image]
+        off = [max(abs(a - b) for a, b in zip(seen, final, strict=True)) for seen in shown]
+        assert off == sorted(off, reverse=True)
+        assert off[0] > off[-1] + 10
+    assert {(p.picture.width, p.picture.height, p.picture.content_type) for p in previews} == {
+        (64, 64, "image/jpeg")
+    }
+
+
+def test_slow_previews_are_left_out_and_hold_nobody_up():
+    with Process("fake:base_ms=2,row_ms=0,vae_ms=60") as engine:
+        # vae_ms is slept for each picture on the loop, and for each preview beside it
+        engine.ready().send(submit(1, steps=12, watch="steps"))
+        (done,) = engine.until(Done)
+    assert len([m for m in engine.received if isinstance(m, Preview)]) <= 2
+    assert len(done.timings["steps"]) == 12
+    assert done.timings["inference"] < 12 * 60e-3, "twelve previews would have taken longer"
 
 
 def test_images_of_one_request_come_together_in_the_order_of_their_seeds():

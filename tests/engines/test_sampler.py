@@ -50,7 +50,7 @@ def test_steps_of_rows_at_different_timesteps_equal_schedulers_of_their_own(
     generator = torch.Generator().manual_seed(0)
     rows = [(steps, strength) for steps in (1, 2, 5, 8) for strength in (1.0, 0.62)]
     table = sampler.tables(LCMScheduler(**SCHEDULER).alphas_cumprod)
-    expected, given_ = [], []
+    expected, estimated, given_ = [], [], []
     for steps, strength in rows:
         scheduler = LCMScheduler(
             **SCHEDULER,
@@ -68,13 +68,18 @@ def test_steps_of_rows_at_different_timesteps_equal_schedulers_of_their_own(
         if at < steps - 1:
             noise[at + 1] = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(steps))[0]
         t = scheduler.timesteps[at]
-        expected.append(scheduler.step(output, t, latents, generator=replayed, return_dict=False)[0])
+        stepped, denoised = scheduler.step(output, t, latents, generator=replayed, return_dict=False)
+        expected.append(stepped)
+        estimated.append(denoised)
         plan = sampler.plan(table, sampler.timesteps(steps, strength), noise)
         given_.append(
             (latents[0], output[0], plan.coefficients[at], plan.noise[at], plan.still[at], plan.mask)
         )
     columns = [torch.stack(column) for column in zip(*given_, strict=True)]
-    assert torch.equal(sampler.step(*columns, prediction, clip), torch.cat(expected))
+    stepped = sampler.step(*columns, prediction, clip)
+    assert torch.equal(stepped, torch.cat(expected))
+    for after, (_, _, *ours), denoised in zip(stepped, given_, estimated, strict=True):
+        torch.testing.assert_close(sampler.estimate(after, *ours, None), denoised[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5, 7.5, 8.0])
@@ -105,3 +110,21 @@ def test_what_the_mask_keeps_ends_as_the_picture_and_the_rest_as_drawn() -> None
     assert torch.equal(ends[0][:, :, 4:], clean[:, :, 4:])
     assert torch.equal(ends[0][:, :, :4], ends[1][:, :, :4])
     assert not torch.equal(kept.still[0], kept.still[1])  # kept parts are noised until the last step
+
+
+def test_an_estimate_has_what_the_mask_keeps_without_its_noise() -> None:
+    table = sampler.tables(LCMScheduler(**SCHEDULER).alphas_cumprod)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    clean, mask = torch.full((4, 8, 8), 0.25), torch.zeros(1, 8, 8)
+    mask[:, :, :4] = 1
+    plan = sampler.plan(table, [999, 499], noise, clean, mask)
+    ours = plan.coefficients[0], plan.noise[0], plan.still[0], plan.mask
+    args = torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
+    after = sampler.step(*args, *(part[None] for part in ours), prediction="v_prediction")[0]
+    found = sampler.estimate(after, *ours, clean)
+    torch.testing.assert_close(found[:, :, 4:], clean[:, :, 4:], atol=1e-4, rtol=1e-4)
+    free = sampler.plan(table, [999, 499], noise)
+    theirs = free.coefficients[0], free.noise[0], free.still[0], free.mask
+    other = sampler.step(*args, *(part[None] for part in theirs), prediction="v_prediction")[0]
+    expected = sampler.estimate(other, *theirs, None)
+    torch.testing.assert_close(found[:, :, :4], expected[:, :, :4], atol=1e-4, rtol=1e-4)
