@@ -56,8 +56,8 @@ def serve(
     given = {name: value for name, value in locals().items() if name != "config"}
     wanted = _settings(config, **given)
     from realtime import server
+    from realtime.keys import Keys
     from realtime.progress import Screen
-    from realtime.tokens import Keys
 
     try:
         log.configure(wanted.log_level)
@@ -89,11 +89,12 @@ def token(
     config: Config = None,
 ) -> None:
     """Print a token for browsers, as POST /tokens/ would give."""
-    from realtime.tokens import Keys, Tokens, load_secret
+    from realtime.keys import KeyFile, Keys
+    from realtime.tokens import Tokens, load_secret
 
     wanted = _settings(config)
     try:
-        keys = Keys(wanted.keys)
+        keys = Keys(wanted.keys, KeyFile(wanted.state_dir))
         if keys.required and key not in keys:
             _stop("API keys are configured: name the one this token belongs to with --key <id>")
         print(Tokens(load_secret(wanted.state_dir), keys).mint(app_, seconds, key))

@@ -9,6 +9,7 @@
     |-- Unauthorized        no key, or a token forged, expired or for other apps 401
     |-- Forbidden           a web page of an origin this server does not know    403
     |-- UnknownApp          no such endpoint                                     404
+    |-- NotFound            no such file or upload, or not for this caller       404
     |-- MethodNotAllowed    this path takes another method                       405
     |-- NotYet              a part of fal's API this server does not have        501
     |-- TooLarge            a body of more bytes than are taken                  413
@@ -18,6 +19,9 @@
     |-- StartTimeout        not begun in the time the caller gave it             504
     |-- RunTimeout          not done in the time this server gives a run         504
     |-- Poison              this very request killed engines before              422
+    |-- Busy                another program holds the queue's file               503
+    |-- NoSpace             the disk, or what a key may store, takes no more     507
+    |-- StorageDown         the bucket or catalogue behind storage fails         503
     `-- Internal            our bug; details are in the log, not in the answer   500
 
 Nothing else decides an HTTP status, an `x-fal-error` code or a close code. A failure never closes a
@@ -117,6 +121,10 @@ class UnknownApp(Failure):
     code, status, error_type = "NOT_FOUND", 404, "not_found"
 
 
+class NotFound(Failure):
+    code, status, error_type = "NOT_FOUND", 404, "not_found"
+
+
 class TooLarge(Failure):
     code, status, error_type = "TOO_LARGE", 413, "request_too_large"
 
@@ -152,6 +160,19 @@ class RunTimeout(StartTimeout):
 
 class Poison(Failure):
     code, status, error_type = "REQUEST_REFUSED", 422, "runner_server_error"
+
+
+class Busy(Failure):
+    code, status, error_type = "BUSY", 503, "runner_scheduling_failure"
+
+
+class NoSpace(Failure):
+    # Not a code that fal's clients retry: a full disk is not emptied by asking again.
+    code, status, error_type = "NO_SPACE", 507, "insufficient_storage"
+
+
+class StorageDown(Failure):
+    code, status, error_type = "STORAGE_DOWN", 503, "downstream_service_unavailable"
 
 
 class Internal(Failure):

@@ -28,22 +28,24 @@ from realtime.errors import (
     Forbidden,
     Internal,
     MethodNotAllowed,
-    NotYet,
     TooMuch,
     UnknownApp,
 )
 from realtime.fetch import Fetcher
 from realtime.hosts import Role, Target
 from realtime.images import Media
+from realtime.keys import KeyFile, Keys
+from realtime.limits import Limits
 from realtime.metrics import Metrics
 from realtime.protocol import Close, Connection
 from realtime.proxy import Proxy
 from realtime.run import Runs
-from realtime.service import Caller, Keeper, Service
+from realtime.service import Caller, Service
 from realtime.session import BUFFERING
 from realtime.settings import Settings
 from realtime.socket import Message, Receive, Socket, Transmit
-from realtime.tokens import MAX_APPS, Keys, Tokens, load_secret
+from realtime.storage import Storage
+from realtime.tokens import MAX_APPS, Tokens, load_secret
 from realtime.work import Work
 
 MAX_BODY = 64 * 1024  # of a token request
@@ -59,11 +61,12 @@ class Gateway:
         self.metrics = Metrics()
         self.fetcher = Fetcher(settings)
         self.media = Media(settings, self.fetcher)
-        self.keys = Keys(settings.keys)
+        self.keys = Keys(settings.keys, KeyFile(settings.state_dir))
+        self.limits = Limits(settings, self.keys.own_limits)
         self.tokens = Tokens(load_secret(settings.state_dir), self.keys)
-        self.storage: Keeper = _Nowhere()
+        self.storage = Storage(settings, self.keys, self.tokens, self.limits)
         self.work = Work(self)
-        self.services: list[Service] = [Proxy(self), Runs(self)]
+        self.services: list[Service] = [Proxy(self), self.storage, Runs(self)]
         self.draining = False
         self.leaving = asyncio.Event()  # set with `draining`: what only watches ends now
         self.engine_known = asyncio.Event()  # set while the engine's models are known
@@ -96,6 +99,7 @@ class Gateway:
     async def run(self) -> None:
         """The services' background work, until cancelled. Raises what one of them could not survive."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.keys.run(self.limits.changed), name="Keys")
             for service in self.services:
                 group.create_task(service.run(), name=type(service).__name__)
 
@@ -326,21 +330,6 @@ class Gateway:
             response.headers["access-control-allow-methods"] = "GET, POST, PUT, DELETE, OPTIONS"
             response.headers["access-control-allow-headers"] = asked
             response.headers["access-control-max-age"] = "3600"
-
-
-class _Nowhere:
-    """While there is no storage: pictures can only be inside the answer."""
-
-    async def keep(
-        self,
-        data: bytes,
-        content_type: str,
-        *,
-        caller: Caller,
-        lifetime_s: float | None = None,
-        name: str = "",
-    ) -> str:
-        raise NotYet("pictures are not stored yet; ask with sync_mode true")
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:

@@ -31,6 +31,13 @@ class Settings(BaseSettings):
     keys: list[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
     token_s: int = Field(120, ge=10, le=3600)  # when a token request names none
 
+    # what one key may use; 0 is no limit. `realtime key create` can give a key limits of its own
+    key_sockets: int = Field(0, ge=0)  # open at once
+    key_frames_s: float = Field(0, ge=0)  # frames and runs per second
+    key_queued: int = Field(1000, ge=0)  # requests waiting in the queue
+    key_stored_bytes: int = Field(10 * 1024 * MiB, ge=0)  # files and kept pictures together; then 507
+    key_upload_bytes_min: int = Field(0, ge=0)  # per minute, judged where an upload begins
+
     # engine
     model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
     device: str = "auto"  # auto | cpu | cuda | mps
@@ -58,6 +65,22 @@ class Settings(BaseSettings):
     max_runs: int = Field(64, ge=1)  # of one key, drawn or waiting, runs and streams together; more are 429
     sse_ping_s: float = Field(15.0, gt=0)  # proxies cut streams that are silent for 30-60 s
     test_apps: bool = False  # serve what fal's own test suite needs and nobody else: fal-ai/any-llm/stream
+
+    # the queue and its webhooks
+    queue_at_once: int = Field(4, ge=1, le=64)  # queued requests with the engine at a time, live frames first
+    queue_max: int = Field(10_000, ge=1)  # requests that wait; more are 429
+    queue_bytes: int = Field(1024 * MiB, ge=MiB)  # of the file; from nine tenths on, submits are 507
+    queue_keep_s: float = Field(3600.0, gt=0)  # status, log and result of an ended request (fal: 1 h)
+    queue_lease_s: float = Field(15.0, ge=0.5)  # a server that is silent for so long loses what it draws
+    webhook_private: bool = False  # allow webhooks to loopback, private ranges and any port
+
+    # storage
+    storage_url: str = ""  # s3://bucket/prefix (credentials from AWS_*), gs://, az://; "" = state_dir/objects
+    file_s: float = Field(7 * 86400.0, ge=0)  # a file that names no lifetime is kept so long; 0 = for ever
+    max_upload_bytes: int = Field(1024 * MiB, ge=1)  # of one file, all its parts together
+    upload_s: float = Field(3600.0, ge=10)  # from the start of an upload to its end; half-done it vanishes
+    stall_s: float = Field(30.0, gt=0)  # an upload or a download that does not move for so long is ended
+    disk_reserve: int = Field(64 * MiB, ge=0)  # free bytes that uploads leave to the queue and the keys
 
     # behind a proxy
     trusted_proxies: list[IPvAnyNetwork] = []  # whose X-Forwarded-Proto, -Host and -Prefix are believed

@@ -1,4 +1,4 @@
-"""Who may do what: API keys, and the short-lived tokens browsers hold instead of a key.
+"""Short-lived tokens: what browsers hold instead of an API key, and what fal-client uploads with.
 
 A token is stateless (HS256 under a secret in `state_dir`), so it is multi-use and survives a restart:
 serverless-client 0.6 retries with the same token for 108 s and a page of it is wedged if a token stops
@@ -8,19 +8,20 @@ is all fal's clients ask for (`{"allowed_apps": ["lcm"]}`).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jwt
 
 from realtime.errors import Unauthorized
+from realtime.keys import Keys
 
 AUDIENCE = "realtime"
+UPLOAD = "upload"  # audience of a token that puts files into storage
 MAX_APPS = 32
 
 
@@ -46,46 +47,6 @@ def load_secret(state_dir: Path) -> bytes:
     if len(secret) < 32:
         raise OSError(f"{path.name} in the state directory is damaged; remove it to make a new one")
     return secret
-
-
-class Keys:
-    """The API keys of this server, each "id:secret". None at all: the server is open."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._secrets: dict[str, bytes] = {}
-        for key in keys:
-            name, colon, secret = key.partition(":")
-            if not (name and colon and secret):
-                raise ValueError("an API key must look like id:secret")
-            self._secrets[name] = _digest(secret)
-
-    @property
-    def required(self) -> bool:
-        return bool(self._secrets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._secrets
-
-    def check(self, authorization: str | None) -> str:
-        """The id of the key in an `Authorization: Key id:secret` header, "" on an open server.
-
-        Raises Unauthorized. An open server takes any header: fal's clients always send one.
-        """
-        if not self.required:
-            return ""
-        scheme, _, credentials = (authorization or "").strip().partition(" ")
-        name, _, secret = credentials.strip().partition(":")
-        if scheme.lower() not in ("key", "bearer"):
-            raise Unauthorized("no API key: send Authorization: Key <id>:<secret>")
-        # An unknown id costs the same comparison as a wrong secret.
-        expected = self._secrets.get(name, b"\0" * 32)
-        if not hmac.compare_digest(expected, _digest(secret)):
-            raise Unauthorized("invalid key credentials")
-        return name
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def alias_of(app: str) -> str:
@@ -120,22 +81,39 @@ class Tokens:
 
     def check(self, token: str, endpoint: str) -> str:
         """The id of the key that asked for this token. Raises Unauthorized unless it opens `endpoint`."""
+        claims = self._claims(token, AUDIENCE)
+        apps = claims.get("apps")
+        if not isinstance(apps, list):
+            raise Unauthorized("the token is not one of this server")
+        if alias_of(endpoint) not in apps:
+            raise Unauthorized("the token is for other apps")
+        return str(claims["sub"])
+
+    def mint_upload(self, key_id: str, seconds: float) -> str:
+        """A token that uploads files of this key for `seconds` from now (fal-client's "CDN token")."""
+        now = self._now()
+        claims = {"aud": UPLOAD, "sub": key_id, "iat": int(now), "exp": now + seconds}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    def check_upload(self, token: str) -> str:
+        """The id of the key behind an upload token. Raises Unauthorized."""
+        return str(self._claims(token, UPLOAD)["sub"])
+
+    def _claims(self, token: str, audience: str) -> dict[str, Any]:
         try:
             claims = jwt.decode(
                 token,
                 self._secret,
                 algorithms=["HS256"],
-                audience=AUDIENCE,
+                audience=audience,
                 # Judged below by our own clock, so that tests own the time.
                 options={"require": ["exp", "aud", "sub"], "verify_exp": False, "verify_iat": False},
             )
-            expires, apps, key_id = float(claims["exp"]), list(claims["apps"]), str(claims["sub"])
+            expires = float(claims["exp"])
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise Unauthorized("the token is not one of this server") from None
         if self._now() >= expires:
             raise Unauthorized("the token has expired")
-        if self._keys.required and key_id not in self._keys:
+        if self._keys.required and claims["sub"] not in self._keys:
             raise Unauthorized("the key behind this token is gone")
-        if alias_of(endpoint) not in apps:
-            raise Unauthorized("the token is for other apps")
-        return key_id
+        return claims

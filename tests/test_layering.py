@@ -25,8 +25,8 @@ LAYERS = [
     {"socket", "transport"},
     {"apps", "engine"},
     {"images", "answer", "fetch", "formats", "child"},
-    {"service", "sse", "limits", "keys"},
-    {"protocol", "session", "tokens", "hosts", "health", "metrics", "log"},
+    {"service", "sse", "limits"},
+    {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},
     {"errors", "settings"},
 ]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from realtime.tokens import Keys, Tokens, load_secret
+from realtime.keys import Keys
+from realtime.tokens import Tokens, load_secret
 from tests.servers import Server, serve
 
 pytestmark = pytest.mark.proc

@@ -9,7 +9,8 @@ import jwt
 import pytest
 
 from realtime.errors import Unauthorized
-from realtime.tokens import Keys, Tokens, alias_of, load_secret
+from realtime.keys import Keys
+from realtime.tokens import Tokens, alias_of, load_secret
 
 SECRET = b"s" * 32
 
