@@ -7,7 +7,6 @@ shirt) is drawn from the generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -18,13 +17,13 @@ from engines.embedded.sitter import Sitters, ellipse, seated
 
 IRIS, MOUTH = 0.036, 0.150
 LIPS = {
-    "man": (0.66, 0.18, 0.17),
+    "man": (0.54, 0.11, 0.11),
     "woman": (0.88, 0.10, 0.22),
-    "boy": (0.74, 0.22, 0.20),
+    "boy": (0.60, 0.14, 0.13),
     "girl": (0.90, 0.25, 0.36),
 }
 WHITE, LASH, PUPIL = (0.99, 0.99, 0.98), (0.07, 0.06, 0.08), (0.03, 0.03, 0.04)
-TEETH, GAP, GOLD = (0.98, 0.97, 0.95), (0.24, 0.03, 0.05), (0.97, 0.80, 0.25)
+PALE_LIPS, TEETH, GAP, GOLD = (1.0, 0.55, 0.58), (0.98, 0.97, 0.95), (0.24, 0.03, 0.05), (0.97, 0.80, 0.25)
 
 
 def _face(h: Sitters) -> Tensor:
@@ -71,7 +70,7 @@ def _beard(h: Sitters) -> None:
     men = h.those(lambda p: p.beard)
     upper = 0.092 - 0.55 * (men.u.abs() - 0.09).clamp(min=0) + 0.012 * men.knob["beard"]
     grown = torch.maximum(_face(men) - 0.014, upper - men.v)
-    shaved = ellipse(men.u, men.v - MOUTH - 0.010, 0.098, 0.044)
+    shaved = ellipse(men.u, men.v - MOUTH - 0.014, 0.110, 0.054)
     men.paint(men.tone["hair"] * 0.90, torch.maximum(grown, -shaved))
 
 
@@ -115,23 +114,25 @@ def _mouth(h: Sitters) -> None:
         if not some.people:
             continue
         lips = torch.tensor([LIPS[p.who] for p in some.people]).view(-1, 3, 1, 1)
+        pale = torch.tensor(PALE_LIPS).view(1, 3, 1, 1).expand_as(lips)
+        lips = torch.where(some.flag(lambda p: p.skin == "dark").unsqueeze(1), lips.lerp(pale, 0.5), lips)
         u, v = some.u, some.v - MOUTH - 0.006 * some.knob["mouth"]
-        half = 0.078 + 0.008 * some.knob["mouth"]
+        half = 0.088 + 0.008 * some.knob["mouth"]
         bow, ends = (u / half).square(), u.abs() - half
         if mood == "surprised":
-            round_ = ellipse(u, v - 0.008, 0.036, 0.048 + 0.006 * some.knob["grin"])
+            round_ = ellipse(u, v - 0.008, 0.042, 0.054 + 0.005 * some.knob["grin"])
             some.paint(lips, round_ - 0.009)
             some.paint(GAP, round_)
         elif mood == "neutral":
-            some.paint(lips, torch.maximum(v.abs() - 0.0095, u.abs() - 0.062))
+            some.paint(lips, torch.maximum(v.abs() - 0.0120, u.abs() - 0.066))
         elif mood == "sad":
-            some.paint(lips, torch.maximum((v - 0.050 * bow).abs() - 0.0115, ends))
+            some.paint(lips, torch.maximum((v + 0.008 - 0.058 * bow).abs() - 0.0140, ends))
         else:
             grins = some.knob["grin"] > -0.3
-            grin = torch.maximum(v - 0.054 + 0.052 * bow, torch.maximum(-v - 0.004 - 0.018 * bow, ends))
-            smile = torch.maximum((v - 0.036 + 0.048 * bow).abs() - 0.0115, ends)
+            grin = torch.maximum(v - 0.058 + 0.062 * bow, torch.maximum(-v - 0.004 - 0.022 * bow, ends))
+            smile = torch.maximum((v - 0.034 + 0.056 * bow).abs() - 0.0140, ends)
             some.paint(lips, torch.where(grins, grin, smile) - 0.004)
-            some.paint(TEETH, torch.where(grins, torch.maximum(grin + 0.007, v - 0.020), 9.0))
+            some.paint(TEETH, torch.where(grins, torch.maximum(grin + 0.008, v - 0.022), 9.0))
 
 
 def draw(people: Sequence[Portrait], size: int, generator: Generator, jitter: float = 1.0) -> Tensor:
@@ -152,12 +153,3 @@ def draw(people: Sequence[Portrait], size: int, generator: Generator, jitter: fl
     headwear.glasses(h)
     headwear.hats(h)
     return h.picture.clamp_(0, 1)
-
-
-def spots(person: Portrait, attribute: str, other: str, size: int) -> Tensor:
-    """Where the ideal pictures of this person and of one with another value of the attribute clearly differ.
-
-    `attribute` is a field of Portrait. Returns [size, size] bool: what a pixel test should look at.
-    """
-    pair = draw([person, replace(person, **{attribute: other})], size, Generator(), jitter=0.0)  # type: ignore[arg-type]
-    return (pair[0] - pair[1]).abs().amax(0) > 0.15

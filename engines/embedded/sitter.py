@@ -26,22 +26,9 @@ BUILD: dict[str, tuple[float, ...]] = {
     "girl": (0.222, 0.238, 0.26, 0.050, 0.24, 1.18, 0.035, 0.0080, 0.12),
 }
 PLACING = ("x", "y", "size", "tilt", "light", "ramp")
-FEATURES = (
-    "wide",
-    "tall",
-    "jaw",
-    "eyes",
-    "apart",
-    "brow",
-    "arch",
-    "nose",
-    "mouth",
-    "grin",
-    "cheeks",
-    "beard",
-)
-CUTS = ("part", "fringe", "curl", "length", "lens", "brim", "pompom", "neckline")
-KNOBS = PLACING + FEATURES + CUTS
+FACE = ("wide", "tall", "jaw", "eyes", "apart", "brow", "arch", "nose", "mouth", "grin", "cheeks")
+CUTS = ("beard", "part", "fringe", "curl", "length", "lens", "brim", "pompom", "neckline")
+KNOBS = PLACING + FACE + CUTS
 EYE_APART, HAT_LINE = 0.096, -0.125
 HEADROOM = {None: 0.0, "cap": 0.01, "beanie": 0.035, "top hat": 0.09}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engines.embedded import portrait
+from engines.embedded.likeness import FIELDS, portrait_results
 from engines.embedded.person import (
     EXPRESSIONS,
     EYE_COLOURS,
@@ -196,3 +197,24 @@ def test_every_word_about_people_is_one_token():
     tokenizer = tokenizer_for(words, 32)
     for word in words:
         assert len(tokenizer(word).input_ids) == 3, word
+
+
+def test_every_attribute_can_be_told_from_a_portrait_drawn_with_all_its_chances():
+    drawn = people(14, seed=8)
+    pictures = portrait.draw(drawn, SIZE, generator())
+    for attribute in FIELDS:
+        results = [
+            portrait_results(picture, p, [attribute]) for picture, p in zip(pictures, drawn, strict=True)
+        ]
+        right = [value for result in results for value in result.values()]
+        assert sum(right) >= 0.85 * len(right), attribute
+        assert right, attribute
+
+
+def test_a_portrait_of_somebody_else_is_told_apart():
+    other = Portrait(
+        "man", "dark", "bald", "black", "brown", "yellow", "red", "sunglasses", "cap", "blue", True, "sad"
+    )
+    picture = ideal(other)[0]
+    results = portrait_results(picture, ANNA, list(FIELDS))
+    assert sum(results.values()) <= 2, results
