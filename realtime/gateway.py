@@ -29,6 +29,7 @@ from realtime.errors import (
     Internal,
     MethodNotAllowed,
     TooMuch,
+    Unauthorized,
     UnknownApp,
 )
 from realtime.fetch import Fetcher
@@ -60,11 +61,11 @@ class Gateway:
         self.engine = engine
         self.metrics = Metrics()
         self.fetcher = Fetcher(settings)
-        self.media = Media(settings, self.fetcher)
         self.keys = Keys(settings.keys, KeyFile(settings.state_dir))
         self.limits = Limits(settings, self.keys.own_limits)
         self.tokens = Tokens(load_secret(settings.state_dir), self.keys)
         self.storage = Storage(settings, self.keys, self.tokens, self.limits)
+        self.media = Media(settings, self.fetcher, self.storage)
         self.work = Work(self)
         self.services: list[Service] = [Proxy(self), self.storage, Runs(self)]
         self.draining = False
@@ -99,9 +100,16 @@ class Gateway:
     async def run(self) -> None:
         """The services' background work, until cancelled. Raises what one of them could not survive."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.keys.run(self.limits.changed), name="Keys")
+            group.create_task(self.keys.run(self._keys_changed), name="Keys")
             for service in self.services:
                 group.create_task(service.run(), name=type(service).__name__)
+
+    def _keys_changed(self) -> None:
+        self.limits.changed()
+        for socket in list(self.sockets):
+            # Also those that came while the server was open: now it is not.
+            if self.keys.required and socket.caller.key_id not in self.keys:
+                socket.expel(Unauthorized("the key of this socket was revoked"))
 
     def _count(self) -> None:
         if self.sockets or self.requests:
@@ -132,9 +140,10 @@ class Gateway:
             return
         app = find(target.endpoint)
         try:
-            self._admit(headers, target, query)
+            caller = self._admit(headers, target, query)
             if app is None:
                 raise UnknownApp(f'Application "{target.endpoint[:100]}" not found')
+            self.limits.enter(caller.key_id)
         except Failure as failure:
             self.metrics.opened.labels(failure.error_type).inc()
             await self._turn_away(failure, receive, transmit)
@@ -150,6 +159,7 @@ class Gateway:
             scope["extensions"].get("realtime.writable", lambda: False),
             name=f"s{self._numbers}",
             buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
+            caller=caller,
         )
         self.sockets.add(socket)
         self._count()
@@ -158,12 +168,13 @@ class Gateway:
             await socket.run()
         finally:
             self.sockets.discard(socket)
+            self.limits.leave(caller.key_id)
             self._count()
             self.metrics.closed.labels(socket.ended_by).inc()
             logger.debug("session.close", session=socket.name, by=socket.ended_by)
 
-    def _admit(self, headers: Headers, target: Target, query: dict[str, list[str]]) -> None:
-        """Raises why this socket may not stay."""
+    def _admit(self, headers: Headers, target: Target, query: dict[str, list[str]]) -> Caller:
+        """Whose socket this is. Raises why it may not stay."""
         self._check_origin(headers)
         if self.draining:
             raise Draining("the server is going down; reconnect in a moment")
@@ -172,9 +183,8 @@ class Gateway:
         token = query.get("fal_jwt_token", [""])[0]
         if token:
             # Judged once: a live socket outlasts its token (fal-js refreshes its token, not the socket).
-            self.tokens.check(token, target.endpoint)
-        else:
-            self.keys.check(headers.get("authorization"))
+            return Caller(self.tokens.check(token, target.endpoint))
+        return Caller(self.keys.check(headers.get("authorization")))
 
     async def _turn_away(self, failure: Failure, receive: Receive, transmit: Transmit) -> None:
         connection = Connection(now=time.monotonic(), idle_s=self.settings.idle_s)

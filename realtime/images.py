@@ -6,12 +6,13 @@ import asyncio
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from realtime import formats
-from realtime.errors import ImageError
+from realtime.errors import FetchError, ImageError, NotFound, TooLarge
 from realtime.fetch import Fetcher
+from realtime.service import Caller
 from realtime.settings import Settings
 
 OFF_LOOP = 128 * 1024  # bytes or characters from which the work takes about a millisecond
@@ -30,11 +31,32 @@ class Image:
     height: int
 
 
-class Media:
-    """Opens what a request points to. One for all sessions."""
+class Files(Protocol):
+    """Files that this server keeps itself. `realtime.storage.Storage` is one."""
 
-    def __init__(self, settings: Settings, fetcher: Fetcher) -> None:
-        self._settings, self._fetcher = settings, fetcher
+    async def content(self, url: str, caller: Caller, limit: int) -> bytes | None:
+        """The bytes behind a URL of ours, None if it is none. Raises NotFound, TooLarge."""
+
+
+class Media:
+    """Opens what a request points to. files: URLs of these are opened without asking ourselves by HTTP.
+
+    caller: whose requests these are; it reads files that are not for everybody.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        fetcher: Fetcher,
+        files: Files | None = None,
+        caller: Caller | None = None,
+    ) -> None:
+        self._settings, self._fetcher, self._files = settings, fetcher, files
+        self._caller = caller or Caller("")
+
+    def seen_by(self, caller: Caller) -> Media:
+        """The same for another caller. Costs nothing: everything is shared."""
+        return Media(self._settings, self._fetcher, self._files, caller)
 
     async def open(self, source: str | bytes | Mapping[str, Any], field: str) -> Image:
         """The picture behind a data URI, a URL, base64 text, raw bytes or {"0": 255, ...}.
@@ -42,11 +64,24 @@ class Media:
         field: the request field it came from, named in errors. Raises ImageError, FetchError.
         """
         if isinstance(source, str) and ":" in source[:2048] and not _is_data(source):
-            source = await self._fetcher.get(source, field)
+            source = await self._own(source, field) or await self._fetcher.get(source, field)
         limit = OFF_LOOP_ITEMS if isinstance(source, Mapping) else OFF_LOOP
         if len(source) > limit:
             return await asyncio.to_thread(self._admit, source, field)
         return self._admit(source, field)
+
+    async def _own(self, url: str, field: str) -> bytes | None:
+        """A file of ours. None if it is none, or empty, which no picture is."""
+        if self._files is None:
+            return None
+        try:
+            return await self._files.content(url, self._caller, self._settings.max_fetch_bytes)
+        except NotFound:
+            raise FetchError.at(field, "the URL is of a file that is gone", FetchError.error_type) from None
+        except TooLarge as failure:
+            raise FetchError.at(
+                field, f"the URL leads to a file that is too large: {failure.reason}", "file_too_large"
+            ) from None
 
     def _admit(self, source: str | bytes | Mapping[str, Any], field: str) -> Image:
         try:

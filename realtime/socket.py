@@ -26,6 +26,7 @@ from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
 from realtime.protocol import Close, Connection, Request, Send
+from realtime.service import Caller
 from realtime.session import BUFFERING, Session, Slot
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Socket:
         *,
         name: str,
         buffering: int,
+        caller: Caller,
     ) -> None:
         self._gateway = gateway
         self._engine = gateway.engine
@@ -75,6 +77,9 @@ class Socket:
         self._cut = cut
         self._writable = writable
         self.name = name
+        self.caller = caller
+        self._meter = gateway.limits.meter(caller.key_id)  # of all sockets of this key
+        self._media = gateway.media.seen_by(caller)
         self._outcomes = gateway.metrics.outcomes(app.id)
         self._latency = gateway.metrics.latency.labels(app.id)
         settings = gateway.settings
@@ -123,6 +128,13 @@ class Socket:
             self._connection.close(code)
             self._write_soon()
 
+    def expel(self, failure: Failure) -> None:
+        """Close from our side because of `failure`, saying so; frames under way are not answered."""
+        if not self._connection.closed:
+            self.ended_by = failure.error_type
+            self._connection.refuse(failure)
+            self._write_soon()
+
     def leave(self) -> None:
         """The server is going down: close as soon as every admitted frame is answered."""
         if not self._session.unanswered:
@@ -166,6 +178,7 @@ class Socket:
                 self._gateway.metrics.bad_messages.inc()
             return
         try:
+            self._meter.take(start)
             self._admit(request)
             wanted = self._app.parse(request.payload)
         except InvalidInput as failure:
@@ -222,7 +235,7 @@ class Socket:
             try:
                 await self._gateway.engine_known.wait()
                 start = time.monotonic()
-                frame.job = await self._app.plan(frame.wanted, self._gateway.media, self._engine.models)
+                frame.job = await self._app.plan(frame.wanted, self._media, self._engine.models)
                 frame.prepare_s = time.monotonic() - start
                 slot.ticket = self._engine.submit(
                     session=self.name,

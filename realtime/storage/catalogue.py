@@ -24,6 +24,8 @@ from realtime.storage.objects import DISK_FULL
 P = ParamSpec("P")
 T = TypeVar("T")
 
+UNKNOWN_UPLOAD = "there is no such upload; it may have expired"
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, acl TEXT,
@@ -216,7 +218,7 @@ def _find(db: sqlite3.Connection, file_id: str) -> File | None:
 def _put(db: sqlite3.Connection, file_id: str, part: Part, max_file: int, max_stored: int) -> str | None:
     file = _find(db, file_id)
     if file is None:
-        raise NotFound("there is no such upload; it may have expired")
+        raise NotFound(UNKNOWN_UPLOAD)
     if file.done and file.multipart:
         raise BadFrame("this upload is complete; start another one")
     before = next((found for found in file.parts if found.number == part.number), None)
@@ -238,7 +240,7 @@ def _finish(
 ) -> list[str]:
     file = _find(db, file_id)
     if file is None:
-        raise NotFound("there is no such upload; it may have expired")
+        raise NotFound(UNKNOWN_UPLOAD)
     there = {part.number: part.etag for part in file.parts}
     if wanted is not None:
         for number, etag in wanted:
@@ -247,7 +249,7 @@ def _finish(
     if file.done:
         return []
     if now >= file.until:  # the sweep may be removing it at this moment
-        raise NotFound("there is no such upload; it may have expired")
+        raise NotFound(UNKNOWN_UPLOAD)
     numbers = set(there) if wanted is None else {number for number, _ in wanted}
     left = [etag for number, etag in there.items() if number not in numbers]
     for number in set(there) - numbers:

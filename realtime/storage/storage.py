@@ -31,7 +31,7 @@ from realtime.limits import Limits
 from realtime.service import Caller, Service
 from realtime.settings import Settings
 from realtime.storage import files, lifecycle, uploads
-from realtime.storage.catalogue import Catalogue, File, Part, folder_of
+from realtime.storage.catalogue import UNKNOWN_UPLOAD, Catalogue, File, Part, folder_of
 from realtime.storage.lifecycle import Acl, Lifecycle
 from realtime.storage.objects import BLOCK, Objects
 from realtime.tokens import Tokens
@@ -40,6 +40,7 @@ MAX_BODY = 1024 * 1024  # bytes of JSON; a thousand parts are named in 100 KB
 BODIES = 32  # of one key that are received at once; the others wait for their turn
 SWEEP_S = 10.0
 SWEPT = 200  # files at once
+GONE = "there is no such file"
 
 logger = log.get("realtime.storage")
 
@@ -61,9 +62,6 @@ class Stored:
                 async for block in self._objects.read(self.file.key(part), first, last):
                     yield block
             at += part.size
-
-    async def read(self) -> bytes:
-        return b"".join([block async for block in self.blocks()])
 
 
 class Storage(Service):
@@ -112,6 +110,18 @@ class Storage(Service):
         await self._write(file, 1, data, len(data))
         await self._catalogue.finish(file.id, None, self._clock())
         return uploads.path_of(file.id, file.name)
+
+    async def content(self, url: str, caller: Caller, limit: int) -> bytes | None:
+        """As `open`, the whole file. Raises NotFound; TooLarge if it has more than `limit` bytes."""
+        stored = await self.open(url, caller)
+        if stored is None:
+            return None
+        if stored.file.size > limit:
+            raise TooLarge(f"it has {stored.file.size} bytes, the limit is {limit} bytes")
+        try:
+            return b"".join([block async for block in stored.blocks()])
+        except FileNotFoundError:
+            raise NotFound(GONE) from None
 
     async def open(self, url: str, caller: Caller) -> Stored | None:
         """The file of ours that a URL or its path names, so that we need not fetch from ourselves.
@@ -181,9 +191,9 @@ class Storage(Service):
                 return await self._complete(request, await self._theirs(request, file_id, name, ticket))
             case ["files", file_id, name, "multipart", ticket, number], "PUT":
                 return await self._put(request, await self._theirs(request, file_id, name, ticket), number)
-            case ["storage" | "files", *_], "GET" | "HEAD":
-                raise NotFound("there is no such file")
-            case ["storage" | "files", *_], _:
+            case ["files", *_], "GET" | "HEAD":
+                raise NotFound(GONE)
+            case ["files", *_] | ["storage", "auth", "token"] | ["storage", "upload", "initiate"], _:
                 raise MethodNotAllowed("Method Not Allowed")
         return None
 
@@ -253,7 +263,7 @@ class Storage(Service):
     async def _download(self, request: Request, file_id: str, name: str) -> Response:
         file = await self._catalogue.find(file_id) if _is_id(file_id) else None
         if file is None:
-            raise NotFound("there is no such file")
+            raise NotFound(GONE)
         stored = self._readable(file, name, self._reader(request, file))
         now = self._clock()
         if files.unchanged(request.headers, file):
@@ -275,7 +285,7 @@ class Storage(Service):
                 return self._tokens.check_upload(token)
             return self._keys.check(request.headers.get("authorization"))
         except Unauthorized:
-            raise NotFound("there is no such file") from None
+            raise NotFound(GONE) from None
 
     # ---- how ----
 
@@ -306,7 +316,7 @@ class Storage(Service):
         """Raises NotFound, for whatever reason."""
         over = file.expires is not None and self._clock() >= file.expires
         if over or not file.done or name != file.name or not file.readable_by(key_id):
-            raise NotFound("there is no such file")
+            raise NotFound(GONE)
         return Stored(file, self._objects)
 
     async def _ticketed(self, request: Request, file_id: str, name: str) -> File:
@@ -315,7 +325,7 @@ class Storage(Service):
     async def _theirs(self, request: Request, file_id: str, name: str, ticket: str) -> File:
         file = await self._under_way(file_id, name, ticket)
         if self._tokens.check_upload(_bearer(request) or "") != file.owner:
-            raise NotFound("there is no such upload; it may have expired")
+            raise NotFound(UNKNOWN_UPLOAD)
         return file
 
     async def _under_way(self, file_id: str, name: str, ticket: str) -> File:
@@ -327,7 +337,7 @@ class Storage(Service):
             and hmac.compare_digest(ticket.encode("utf-8", "surrogatepass"), file.ticket.encode())
         )
         if file is None or not known or self._clock() >= file.until:
-            raise NotFound("there is no such upload; it may have expired")
+            raise NotFound(UNKNOWN_UPLOAD)
         return file
 
     async def _receive(self, request: Request, file: File, number: int) -> Part:
@@ -420,7 +430,7 @@ async def _begun(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
         first = await anext(body, b"")
     except FileNotFoundError:
-        raise NotFound("there is no such file") from None
+        raise NotFound(GONE) from None
     return _chained(first, body)
 
 
