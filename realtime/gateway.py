@@ -38,6 +38,7 @@ from realtime.images import Media
 from realtime.keys import KeyFile, Keys
 from realtime.limits import Limits
 from realtime.metrics import Metrics
+from realtime.openapi import OpenApi
 from realtime.protocol import Close, Connection
 from realtime.proxy import Proxy
 from realtime.run import Runs
@@ -67,7 +68,7 @@ class Gateway:
         self.storage = Storage(settings, self.keys, self.tokens, self.limits)
         self.media = Media(settings, self.fetcher, self.storage)
         self.work = Work(self)
-        self.services: list[Service] = [Proxy(self), self.storage, Runs(self)]
+        self.services: list[Service] = [Proxy(self), OpenApi(self), self.storage, Runs(self)]
         self.draining = False
         self.leaving = asyncio.Event()  # set with `draining`: what only watches ends now
         self.engine_known = asyncio.Event()  # set while the engine's models are known

@@ -79,8 +79,13 @@ def queue_base_of(request: HTTPConnection, target: Target) -> str:
 def _base(request: HTTPConnection, target: Target, mapped: str, prefix: str) -> str:
     if target.role is not Role.PLAIN and not target.prefix:
         return mapped  # it came under a fal name, so that the other fal names lead here too
+    return origin_of(request) + prefix
+
+
+def origin_of(request: HTTPConnection) -> str:
+    """This server as this client sees it: scheme, host, path prefix, no final slash."""
     scheme = {"ws": "http", "wss": "https"}.get(request.scope["scheme"], request.scope["scheme"])
-    return f"{scheme}://{request.headers.get('host', '')}{request.scope.get('root_path', '')}{prefix}"
+    return f"{scheme}://{request.headers.get('host', '')}{request.scope.get('root_path', '')}"
 
 
 Networks = Collection[IPv4Network | IPv6Network]
