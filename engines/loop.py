@@ -356,7 +356,7 @@ class Loop:
             if not drawing.over:
                 data, unsafe = self.pipeline.encode(row, self.pipeline.preview(row, peeked), job)
                 picture = Picture(data, CONTENT_TYPES["jpeg"], job.width, job.height, unsafe)
-                self._send(Preview(drawing.submit.ticket, image, step, picture))
+                self._send(Preview(drawing.submit.ticket, image, step, job.steps, picture))
         except Fault:
             pass  # the picture itself may still come out well
         finally:

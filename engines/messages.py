@@ -127,6 +127,7 @@ class Preview:
     ticket: int
     image: int  # of `count`, from 0
     step: int  # from 1, steps done
+    steps: int  # of the job
     picture: Picture
 
 

@@ -46,7 +46,9 @@ from realtime.service import Caller, Service
 from realtime.session import BUFFERING
 from realtime.settings import Settings
 from realtime.socket import Message, Receive, Socket, Transmit
+from realtime.sse import Broken
 from realtime.storage import Storage
+from realtime.stream import Streams
 from realtime.tokens import MAX_APPS, Tokens, load_secret
 from realtime.work import Work
 
@@ -68,7 +70,7 @@ class Gateway:
         self.storage = Storage(settings, self.keys, self.tokens, self.limits)
         self.media = Media(settings, self.fetcher, self.storage)
         self.work = Work(self)
-        self.services: list[Service] = [Proxy(self), OpenApi(self), self.storage, Runs(self)]
+        self.services: list[Service] = [Proxy(self), OpenApi(self), self.storage, Streams(self), Runs(self)]
         self.draining = False
         self.leaving = asyncio.Event()  # set with `draining`: what only watches ends now
         self.engine_known = asyncio.Event()  # set while the engine's models are known
@@ -217,8 +219,8 @@ class Gateway:
         self._count()
         try:
             await self._answer(Request(scope, receive), transmit)
-        except ClientDisconnect:
-            pass
+        except (ClientDisconnect, Broken):
+            pass  # uvicorn closes a connection whose answer is not whole
         finally:
             self.requests -= 1
             self._count()

@@ -53,6 +53,19 @@ class Metrics:
             ["role", "status"],
             registry=registry,
         )
+        self.runs = Counter(
+            "realtime_runs",
+            "Requests to draw over HTTP by how they were asked and the status they ended with.",
+            ["app", "lane", "status"],
+            registry=registry,
+        )  # run, stream, queue; a status of HTTP or "cancelled"
+        self.run_seconds = Histogram(
+            "realtime_run_seconds",
+            "From a request's whole body to its answer, for those that got a picture.",
+            ["app", "lane"],
+            buckets=(*_SECONDS, 30.0, 60.0, 300.0),
+            registry=registry,
+        )
         self.tokens = Counter("realtime_tokens", "Tokens asked for.", ["outcome"], registry=registry)
         self.ready = Gauge("realtime_engine_ready", "1 while the engine takes work.", registry=registry)
         self.restarts = Gauge(
@@ -70,6 +83,12 @@ class Metrics:
         if app not in self._outcomes:
             self._outcomes[app] = {outcome: self.frames.labels(app, outcome) for outcome in OUTCOMES}
         return self._outcomes[app]
+
+    def ran(self, app: str, lane: str, status: str, seconds: float) -> None:
+        """A request to draw over HTTP has ended."""
+        self.runs.labels(app, lane, status).inc()
+        if status == "200":
+            self.run_seconds.labels(app, lane).observe(seconds)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

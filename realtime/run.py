@@ -1,108 +1,154 @@
-"""`POST /{owner}/{app}[/path]`: one request, one answer. `GET` with the input in the query."""
+"""`POST /{owner}/{app}[/path]`: one request, one answer; or `GET` with the input in the query.
+
+A client that leaves takes its request with it. Source: fal-js `function.ts`, fal-client `run`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from realtime.apps import find
-from realtime.errors import Draining, InvalidInput, MethodNotAllowed, TooLarge, UnknownApp
+from engines.messages import Preview
+from realtime.apps import App, find
+from realtime.errors import Draining, InvalidInput, MethodNotAllowed, TooLarge, TooMuch, UnknownApp
 from realtime.hosts import Role, Target, base_of
 from realtime.service import Caller, Service
-from realtime.work import Outcome
+from realtime.socket import MAX_HELD
+from realtime.storage import lifecycle
+from realtime.work import Outcome, start_timeout_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from realtime.gateway import Gateway
 
+ROLES = frozenset({Role.RUN, Role.LEGACY, Role.PLAIN})
 OFF_LOOP = 256 * 1024  # bytes of JSON from which (de)coding takes about a millisecond
 NOT_INPUT = frozenset({"fal_jwt_token", "fal_webhook", "fal_max_queue_length"})  # query names
+SOCKETS = frozenset({"realtime", "ws"})  # last segments of paths that are for sockets
+
+T = TypeVar("T")
 
 
 class Runs(Service):
-    roles = frozenset({Role.RUN, Role.LEGACY, Role.PLAIN})
+    roles = ROLES
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     async def respond(self, request: Request, target: Target, caller: Caller) -> Response | None:
+        if target.path.rstrip("/").rpartition("/")[2] in SOCKETS:
+            raise UnknownApp("this path is for a WebSocket; connect to it with the realtime client")
         app = find(target.endpoint)
         if app is None:
-            return None
-        if request.method not in ("POST", "GET"):
-            raise MethodNotAllowed("Method Not Allowed")
-        if self._gateway.draining:
-            raise Draining("the server is going down; ask again in a moment")
-        payload = await input_of(request, self._gateway.settings.max_frame_bytes)
-        work = asyncio.ensure_future(
-            self._gateway.work.draw(
-                app,
-                payload,
-                request_id=request.state.request_id,
-                caller=caller,
-                base=base_of(request, target),
-                lane="run",
-            )
-        )
-        gone = asyncio.ensure_future(_left(request))
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            return await answer(work.result())
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            if target.role is Role.PLAIN:
+                return None
+            raise UnknownApp(f'Application "{target.endpoint[:200]}" not found')
+        draw = await ordered(self._gateway, app, request, target, caller)
+        return await answer(await while_there(request, draw()))
 
 
-async def _left(request: Request) -> None:
-    """Until the client is gone. Its body must have been read."""
+class Draw(Protocol):
+    def __call__(
+        self, *, on_preview: Callable[[Preview], None] | None = None
+    ) -> Coroutine[Any, Any, Outcome]: ...
+
+
+async def ordered(gateway: Gateway, app: App, request: Request, target: Target, caller: Caller) -> Draw:
+    """What a request asks for, read to its end; calling it draws. Raises Failure."""
+    if request.method not in ("POST", "GET"):
+        raise MethodNotAllowed("Method Not Allowed")
+    if gateway.draining:
+        raise Draining("the server is going down; ask again in a moment")
+    gateway.limits.frame(caller)
+    start_timeout_s = start_timeout_of(request.headers)
+    lifetime_s = lifecycle.of(request.headers).lifetime_s
+    payload = await input_of(gateway, request)
+    return partial(
+        gateway.work.draw,
+        app,
+        payload,
+        request_id=request.state.request_id,
+        caller=caller,
+        base=base_of(request, target),
+        lane="run",
+        start_timeout_s=start_timeout_s,
+        lifetime_s=lifetime_s,
+    )
+
+
+async def input_of(gateway: Gateway, request: Request) -> dict[str, Any]:
+    """The input of a run: the query of a GET, else a JSON object; nothing at all is an empty one.
+
+    Raises InvalidInput as fal's own apps (FastAPI) say it; TooLarge, TooMuch.
+    """
+    if request.method == "GET":
+        return {name: value for name, value in request.query_params.items() if name not in NOT_INPUT}
+    limit = gateway.settings.max_frame_bytes
+    data = bytearray()
+    try:
+        async for piece in request.stream():
+            data += piece
+            gateway.held_bytes += len(piece)
+            if len(data) > limit:
+                raise TooLarge(f"the body is longer than {limit} bytes; upload pictures and send their URLs")
+            if gateway.held_bytes > MAX_HELD:
+                raise TooMuch(f"unanswered requests fill {MAX_HELD >> 20} MiB of this server")
+        decoded = asyncio.to_thread(_decoded, data) if len(data) > OFF_LOOP else None
+        return _decoded(data) if decoded is None else await decoded
+    finally:
+        gateway.held_bytes -= len(data)
+
+
+def _decoded(data: bytearray) -> dict[str, Any]:
+    try:
+        value = json.loads(data) if data.strip() else {}
+    except json.JSONDecodeError as error:
+        entry = {"loc": ["body", error.pos], "msg": "JSON decode error", "type": "json_invalid"}
+        raise InvalidInput("the body is not JSON", [entry | {"ctx": {"error": error.msg}}]) from None
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        entry = {"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}
+        raise InvalidInput("the body is not JSON", [entry]) from None
+    if not isinstance(value, dict):
+        entry = {"loc": ["body"], "msg": "Input should be an object", "type": "dict_type"}
+        raise InvalidInput("the body must be a JSON object", [entry])
+    return value
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves first: ClientDisconnect then.
+
+    The request's body must have been read.
+    """
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def answer(outcome: Outcome) -> Response:
-    """The HTTP answer that an outcome is; long ones are written in a thread."""
-    if outcome.status == 200:  # pictures in it, perhaps as data URIs
-        content = await asyncio.to_thread(_encoded, outcome.body)
-    else:
-        content = _encoded(outcome.body)
+    """The HTTP answer that an outcome is. One with pictures in it, as data URIs, is written in a thread."""
+    content = await asyncio.to_thread(_encoded, outcome) if outcome.status == 200 else _encoded(outcome)
     return Response(content, outcome.status, outcome.headers, "application/json")
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-async def input_of(request: Request, limit: int) -> dict[str, Any]:
-    """The input of a run: the query of a GET, else a JSON object; nothing at all is an empty one.
-
-    Raises InvalidInput, TooLarge.
-    """
-    if request.method == "GET":
-        return {name: value for name, value in request.query_params.items() if name not in NOT_INPUT}
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > limit:
-            raise TooLarge(f"the body is longer than {limit} bytes; upload pictures and send their URLs")
-    return await asyncio.to_thread(_decoded, bytes(data)) if len(data) > OFF_LOOP else _decoded(bytes(data))
-
-
-def _decoded(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data) if data.strip() else {}
-    except (ValueError, RecursionError):
-        raise InvalidInput("the body is not JSON") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("the body must be a JSON object")
-    return value
-
-
-def unknown(path: str) -> UnknownApp:
-    """As fal.run says it."""
-    return UnknownApp(f"Path {path[:200]} not found")
+def _encoded(outcome: Outcome) -> bytes:
+    text = json.dumps(outcome.body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")  # half a surrogate pair in an echoed prompt cannot be sent

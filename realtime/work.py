@@ -1,30 +1,56 @@
-"""The one way to draw over HTTP, for runs, streams and the queue: from a payload to an answer to replay."""
+"""The one way to draw over HTTP, for runs, streams and the queue: from a payload to an answer to replay.
+
+How a caller's requests share the engine with live sessions: each has a place, which is a session of the
+engine, and the places of one caller together weigh what one live session weighs, however many are taken.
+So a hundred requests at once are drawn in large batches while nobody else wants the engine, and hold
+nobody up who does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
-from engines.messages import Done, Dropped, Job, Refused
+from engines.messages import Done, Dropped, Job, Preview, Refused, Started
 from realtime import log
 from realtime.apps import App
-from realtime.errors import Draining, Failure, Internal, RunTimeout, StartTimeout, of_engine
+from realtime.apps import Request as Wanted
+from realtime.errors import (
+    BadFrame,
+    EngineLost,
+    Failure,
+    Internal,
+    RunTimeout,
+    StartTimeout,
+    TooMuch,
+    of_engine,
+)
 from realtime.service import Caller
 
 if TYPE_CHECKING:
     from realtime.gateway import Gateway
+
+Lane = Literal["run", "queue"]
+
+PLACES = 16  # of one caller: as many as the largest UNet call has
+SHARES: dict[Lane, float] = {"run": 1.0, "queue": 0.25}  # of what one live session gets
+START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
+BILLED = {"x-fal-billable-units": "1"}
 
 logger = log.get("realtime.work")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the engine did for a request, in words for the one who asked."""
+    """What was done for a request, in words for the one who asked."""
 
     level: str  # DEBUG | INFO | WARN | ERROR
     message: str
@@ -45,14 +71,31 @@ class Outcome:
         return self.headers.get("x-fal-error-type")
 
 
-def failed(failure: Failure) -> Outcome:
-    return Outcome(failure.status, failure.body(), failure.headers)
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One request on its way, and who wants to know what becomes of it."""
+
+    app: App
+    payload: Mapping[str, Any]
+    request_id: str
+    caller: Caller
+    base: str
+    lane: Lane
+    start_timeout_s: float | None
+    lifetime_s: float | None
+    on_line: Callable[[Line], None] | None
+    on_preview: Callable[[Preview], None] | None
+    on_start: Callable[[], None] | None
+
+    def say(self, level: str, message: str) -> None:
+        if self.on_line is not None:
+            self.on_line(line(level, message))
 
 
 class Work:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._numbers = 0
+        self._places: dict[tuple[Lane, str], Places] = {}
 
     async def draw(
         self,
@@ -62,92 +105,183 @@ class Work:
         request_id: str,
         caller: Caller,
         base: str,
-        lane: Literal["run", "queue"],
+        lane: Lane,
         start_timeout_s: float | None = None,
         lifetime_s: float | None = None,
         on_line: Callable[[Line], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
         on_start: Callable[[], None] | None = None,
     ) -> Outcome:
         """Draws what `payload` asks of `app`. Raises nothing but cancellation, which takes the job back.
 
         base: what URLs of kept pictures start with. start_timeout_s: seconds until the model must have
-        begun. lifetime_s: of kept pictures, None for as long as the server keeps any.
+        begun. lifetime_s: of kept pictures, None for as long as the server keeps any. on_preview: what
+        steps have made of a picture. on_start: the model begins; again, if an engine died and another
+        one begins anew. All of these are called on the event loop.
         """
-        say = on_line or (lambda line: None)
+        order = _Order(
+            app,
+            payload,
+            request_id,
+            caller,
+            base,
+            lane,
+            start_timeout_s,
+            lifetime_s,
+            on_line,
+            on_preview,
+            on_start,
+        )
+        began, status = time.monotonic(), "cancelled"
+        held = sum(len(value) for value in payload.values() if isinstance(value, str | bytes))
+        self._gateway.held_bytes += held
         try:
-            async with asyncio.timeout(self._gateway.settings.run_s):
-                return await self._draw(
-                    app, payload, caller, base, lane, start_timeout_s, lifetime_s, say, on_start
-                )
+            outcome = await self._outcome(order)
+            status = str(outcome.status)
+        finally:
+            self._gateway.held_bytes -= held
+            seconds = time.monotonic() - began
+            self._gateway.metrics.ran(app.id, "stream" if on_preview else lane, status, seconds)
+            logger.debug("work.end", app=app.id, request_id=request_id, status=status, seconds=seconds)
+        return outcome
+
+    async def _outcome(self, order: _Order) -> Outcome:
+        limit_s = self._gateway.settings.run_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._made(order)
         except TimeoutError:
-            failure: Failure = RunTimeout(
-                f"the picture was not done in {self._gateway.settings.run_s:g} s, the limit of this server"
-            )
-        except Failure as known:
-            failure = known
+            failure: Failure = RunTimeout(f"not done in {limit_s:g} s, the most a request is given here")
+        except Failure as raised:
+            failure = raised
         except Exception:
-            logger.exception("work.draw", app=app.id, request_id=request_id)
+            logger.exception("work.draw", app=order.app.id, request_id=order.request_id)
             failure = Internal("Internal Server Error")
-        say(line("ERROR", failure.reason))
+        order.say("ERROR", failure.reason)
         return failed(failure)
 
-    async def _draw(
-        self,
-        app: App,
-        payload: Mapping[str, Any],
-        caller: Caller,
-        base: str,
-        lane: str,
-        start_timeout_s: float | None,
-        lifetime_s: float | None,
-        say: Callable[[Line], None],
-        on_start: Callable[[], None] | None,
-    ) -> Outcome:
-        gateway = self._gateway
-        wanted = app.parse(payload)
-        try:
-            async with asyncio.timeout(start_timeout_s):
-                await gateway.engine_known.wait()
-                job = await app.plan(wanted, gateway.media, gateway.engine.models)
-        except TimeoutError:
-            raise StartTimeout(f"not begun in the {start_timeout_s:g} s the request gave") from None
-        done = await self._drawn(job, lane, on_start)
+    async def _made(self, order: _Order) -> Outcome:
+        app, wanted = order.app, order.app.parse(order.payload)
+        job, done = await self._drawn(order, wanted)
         urls = None
         if not wanted.inline:
+            keep = self._gateway.storage.keep
             urls = [
-                base
-                + await gateway.storage.keep(
-                    picture.data, picture.content_type, caller=caller, lifetime_s=lifetime_s
+                order.base
+                + await keep(
+                    picture.data, picture.content_type, caller=order.caller, lifetime_s=order.lifetime_s
                 )
                 for picture in done.pictures
             ]
         body = app.answer(wanted, job, done, binary=False, urls=urls)
-        say(line("INFO", f"drew {len(done.pictures)} in {done.timings['inference']:.2f} s"))
-        return Outcome(200, body, {"x-fal-billable-units": "1"}, done.timings["inference"])
+        order.say("INFO", _account(done))
+        return Outcome(200, body, BILLED, done.timings["inference"])
 
-    async def _drawn(self, job: Job, lane: str, on_start: Callable[[], None] | None) -> Done:
+    async def _drawn(self, order: _Order, wanted: Wanted) -> tuple[Job, Done]:
         """Raises Failure. Cancelled, it takes the job back."""
-        engine = self._gateway.engine
+        gateway, engine = self._gateway, self._gateway.engine
         reply: asyncio.Future[Done | Dropped | Refused] = asyncio.get_running_loop().create_future()
-        self._numbers += 1
-        ticket = engine.submit(
-            session=f"{lane}{self._numbers}",
-            received=time.monotonic(),
-            job=job,
-            buffering=0,
-            deadline_s=None,
-            weight=1.0,
-            on_reply=partial(_settle, reply),
-        )
         try:
-            answer = await reply
+            async with asyncio.timeout(order.start_timeout_s) as patience, self._place(order) as place:
+                if engine.state != "ready":
+                    order.say("INFO", f"waiting for the engine, which is {engine.state}")
+                await gateway.engine_known.wait()
+                job = await order.app.plan(wanted, gateway.media.seen_by(order.caller), engine.models)
+                for warning in wanted.warnings:
+                    order.say("WARN", warning)
+                ticket = engine.submit(
+                    session=place.session,
+                    received=time.monotonic(),
+                    job=job,
+                    buffering=0,
+                    deadline_s=None,
+                    weight=place.weight,
+                    on_reply=lambda answer: None if reply.done() else reply.set_result(answer),
+                    watch="steps" if order.on_preview else "start",
+                    on_news=partial(_told, order, job, patience),
+                )
+                try:
+                    answer = await reply
+                finally:
+                    engine.cancel([ticket])
+        except TimeoutError:
+            reason = f"the model had not begun after {order.start_timeout_s:g} s, the request's own limit"
+            raise StartTimeout(reason) from None
+        match answer:
+            case Done():
+                return job, answer
+            case Refused():
+                raise of_engine(answer.code, answer.reason, answer.field)
+            case _:
+                raise EngineLost("the engine dropped this request")
+
+    @asynccontextmanager
+    async def _place(self, order: _Order) -> AsyncIterator[Place]:
+        key = order.lane, order.caller.key_id
+        places = self._places.get(key)
+        if places is None:
+            places = self._places[key] = Places(f"{order.lane}:{order.caller.key_id}", SHARES[order.lane])
+        most = self._gateway.settings.max_runs
+        if order.lane == "run" and places.wanted >= most:
+            raise TooMuch(f"{most} runs of this key are being drawn or wait, the most it may have")
+        try:
+            async with places.place() as place:
+                yield place
         finally:
-            engine.cancel([ticket])
-        if isinstance(answer, Refused):
-            raise of_engine(answer.code, answer.reason, answer.field)
-        if isinstance(answer, Dropped):
-            raise Draining("the server is going down")
-        return answer
+            if not places.wanted:
+                self._places.pop(key, None)
+
+
+def _told(order: _Order, job: Job, patience: asyncio.Timeout, news: Started | Preview) -> None:
+    """What the engine says on the way."""
+    if isinstance(news, Preview):
+        if order.on_preview is not None:
+            order.on_preview(news)
+        return
+    if patience.expired():
+        return
+    patience.reschedule(None)
+    pictures = "a picture" if job.count == 1 else f"{job.count} pictures"
+    order.say(
+        "INFO",
+        f"drawing {pictures} of {job.width}x{job.height} in {job.steps} steps, seed {job.seed}"
+        + (f", on {job.model}" if job.model else ""),
+    )
+    if order.on_start is not None:
+        order.on_start()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    session: str  # of the engine
+    weight: float
+
+
+class Places:
+    """A caller's places at the engine, and the line of requests that wait for one."""
+
+    def __init__(self, name: str, share: float) -> None:
+        self.wanted = 0  # places that are taken or waited for
+        self._name, self._share = name, share
+        self._room = asyncio.Semaphore(PLACES)  # first come, first served
+        self._free = list(range(PLACES))  # a heap: a caller with one request at a time has one session
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Place]:
+        self.wanted += 1
+        try:
+            async with self._room:
+                number = heappop(self._free)
+                try:
+                    yield Place(f"{self._name}:{number}", self._share / (PLACES - len(self._free)))
+                finally:
+                    heappush(self._free, number)
+        finally:
+            self.wanted -= 1
+
+
+def failed(failure: Failure) -> Outcome:
+    return Outcome(failure.status, failure.body(), failure.headers)
 
 
 def line(level: str, message: str) -> Line:
@@ -155,6 +289,26 @@ def line(level: str, message: str) -> Line:
     return Line(level, message, datetime.now(UTC).isoformat(timespec="microseconds"))
 
 
-def _settle(future: asyncio.Future[Any], reply: Any) -> None:
-    if not future.done():
-        future.set_result(reply)
+def start_timeout_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds in which the model must have begun, as the caller says in a header. Raises BadFrame."""
+    for name in START_TIMEOUTS:
+        if (text := headers.get(name)) is not None:
+            try:
+                seconds = float(text)
+            except ValueError:
+                seconds = 0.0
+            if not 0 < seconds < math.inf:
+                raise BadFrame(f"{name} must be a number of seconds above 0")
+            return seconds
+    return None
+
+
+def _account(done: Done) -> str:
+    """Where the time went."""
+    timings = done.timings
+    steps = [step["seconds"] for step in timings["steps"]]
+    drawn = sum(steps) / max(len(steps), 1)
+    return (
+        f"done: {timings['queue']:.2f} s waiting, {len(steps)} steps of {drawn * 1e3:.0f} ms, "
+        f"{timings['vae'] * 1e3:.0f} ms decoding, {timings['encode'] * 1e3:.0f} ms writing the file"
+    )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-from realtime.apps import fast_lcm, lcm
+from realtime.apps import fast_lcm, fast_sdxl, lcm
 from realtime.apps.app import App, Request
 
 __all__ = ["App", "Request", "all_apps", "find"]
 
-_APPS = {app.id: app for app in (*lcm.APPS, *fast_lcm.APPS)}
+_APPS = {app.id: app for app in (*lcm.APPS, *fast_lcm.APPS, *fast_sdxl.APPS)}
 
 # Paths under an app that name what the app does anyway by its inputs. Any other path is not found,
 # as on fal.run, so that a typing error does not draw something else.
@@ -22,6 +22,7 @@ _ALIASES = {
     "fal-ai/lcm/inpainting": "fal-ai/lcm",
     "fal-ai/lcm-sd15-i2i/image-to-image": "fal-ai/lcm-sd15-i2i",
     "fal-ai/fast-lcm-diffusion/text-to-image": "fal-ai/fast-lcm-diffusion",
+    "fal-ai/fast-sdxl/text-to-image": "fal-ai/fast-sdxl",
 }
 _OWNER = "110602490"  # fal's own user number, in the ids of its first clients (fal-js `ensureAppIdFormat`)
 _LEGACY = re.compile(r"([0-9]+)-(.+)")

@@ -84,7 +84,10 @@ RequestId = Annotated[
 ]
 SyncMode = Annotated[
     bool,
-    Field(description="Return the picture in the answer itself. This server always does."),
+    Field(
+        description="Return the picture in the answer itself, as a data URI, and keep no copy; else it is "
+        "kept for a while and the answer has its URL. Over a realtime socket it always comes itself."
+    ),
 ]
 
 
