@@ -266,9 +266,9 @@ def lexicon() -> list[str]:
     """Every word the grammar knows, sorted; plus a few that people type anyway."""
     texts: list[str] = [*FILLERS, *TAILS, "a an the and with on in at under of shape background landscape"]
     texts += ["next to beside sun moon tree house boat sky color colour it is two one"]
-    tables = (COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS, PLACE_WORDS, RELATION_WORDS)
-    tables = (*tables, WEATHER_WORDS, WEATHER_HEADS, STYLE_WORDS, STYLE_HEADS)
-    for table in (*tables, SKY_WORDS, TIME_WORDS, GROUND_WORDS, SIDE_WORDS):
+    things = (COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS, PLACE_WORDS, RELATION_WORDS)
+    lands = (SKY_WORDS, TIME_WORDS, GROUND_WORDS, SIDE_WORDS, WEATHER_WORDS, WEATHER_HEADS)
+    for table in (*things, *lands, STYLE_WORDS, STYLE_HEADS):
         texts += [phrase for phrases in table.values() for phrase in phrases]
     texts += [PLURALS.get(word, f"{word}s") for words in SHAPE_WORDS.values() for word in (*words, "shape")]
     texts += [*WEATHER_ADJECTIVES.values(), "some two three four five group person people face"]

@@ -49,10 +49,12 @@ def _swell(picture: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
 
 
-def _edges(picture: Tensor) -> Tensor:
-    """How much the colour changes across three pixels: [B, 1, S, S] in 0..1 (the morphological gradient)."""
-    span = _swell(picture) + _swell(-picture)
-    return span.amax(1, keepdim=True)
+def _edges(picture: Tensor, reach: float) -> Tensor:
+    """How much the colour changes within `reach` image widths: [B, 1, S, S] (morphological gradient)."""
+    high, low = picture, -picture
+    for _ in range(max(1, round(reach * picture.shape[-1]))):
+        high, low = _swell(high), _swell(low)
+    return (high + low).amax(1, keepdim=True)
 
 
 def _clouds(count: int, cells: int, size: int, generator: Generator) -> Tensor:
@@ -87,7 +89,7 @@ def watercolor(picture: Tensor, generator: Generator) -> Tensor:
     drift = torch.cat([_clouds(count, 14, size, generator) for _ in range(2)], 1).permute(0, 2, 3, 1) * 0.012
     grid = torch.stack([x, y], -1) * 2 - 1 + drift
     wet = functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)
-    wet = wet * (1 - 0.12 * _edges(_blur(wet, 3))) * (1 + 0.06 * _clouds(count, 6, size, generator))
+    wet = wet * (1 - 0.12 * _edges(wet, 0.008)) * (1 + 0.06 * _clouds(count, 6, size, generator))
     wet = torch.lerp(wet, torch.ones(()), 0.16 + 0.03 * _clouds(count, 48, size, generator))
     paper = _colour(0.98, 0.97, 0.94)
     ragged = 0.035 + 0.012 * _clouds(count, 20, size, generator)[:, 0] - _inset(size)
@@ -97,12 +99,13 @@ def watercolor(picture: Tensor, generator: Generator) -> Tensor:
 def neon(picture: Tensor, generator: Generator) -> Tensor:
     """A dark room in which the outlines glow in the colours of what they part."""
     size = picture.shape[-1]
-    line = ((_edges(picture) - 0.10) * uniform((len(picture), 1, 1, 1), 3.0, 4.5, generator)).clamp(0, 1)
+    power = uniform((len(picture), 1, 1, 1), 3.0, 4.5, generator)
+    line = ((_edges(picture, 0.016) - 0.10) * power).clamp(0, 1)
     high, low = picture.amax(1, keepdim=True), picture.amin(1, keepdim=True)
     pure = (picture - 0.75 * low) / (high - 0.75 * low + 0.12)
-    lit = line * torch.maximum(pure, _swell(pure) * 0.8)
-    glow = _blur(lit, _odd(0.06, size)) * 1.1
-    return picture * 0.10 + pure * high * 0.24 + 0.9 * lit + glow
+    lit = line * pure
+    glow = _blur(lit, _odd(0.06, size)) * 0.8
+    return picture * 0.07 + pure * high * 0.20 + 0.9 * lit + glow
 
 
 def snow(picture: Tensor, generator: Generator) -> Tensor:
@@ -122,7 +125,7 @@ def film_noir(picture: Tensor, generator: Generator) -> Tensor:
     grey = _grey(picture)
     middle, spread = grey.mean((2, 3), keepdim=True), grey.std((2, 3), keepdim=True)
     hard = 0.40 + (grey - middle) * (0.28 / (spread + 0.06)).clamp(min=1.0)
-    hard = torch.sigmoid((hard - 0.45) * 8) + 0.5 * _edges(_blur(picture, 3))
+    hard = torch.sigmoid((hard - 0.45) * 8) + 0.5 * _edges(_blur(picture, _odd(0.02, size)), 0.008)
     x, y = coordinates(size)
     away = torch.hypot(x - 0.5, y - 0.5).unsqueeze(1)
     dark = 1 - (away / uniform((count, 1, 1, 1), 0.72, 0.82, generator)).clamp(max=1) ** 3
@@ -132,7 +135,8 @@ def film_noir(picture: Tensor, generator: Generator) -> Tensor:
 def line_art(picture: Tensor, generator: Generator) -> Tensor:
     """Black lines on white where the colours change."""
     firm = uniform((len(picture), 1, 1, 1), 5.0, 8.0, generator)
-    line = ((_edges(_blur(picture, 3)) - 0.055) * firm).clamp(0, 1)
+    soft = _blur(picture, _odd(0.02, picture.shape[-1]))
+    line = ((_edges(soft, 0.008) - 0.08) * firm).clamp(0, 1)
     return (0.985 - 0.96 * line).expand(-1, 3, -1, -1)
 
 
@@ -140,7 +144,7 @@ def jungle(picture: Tensor, generator: Generator) -> Tensor:
     """Green light, and big leaves that reach in from the border."""
     count, _, size, _ = picture.shape
     x, y = coordinates(size)
-    picture = torch.lerp(picture, picture * _colour(0.62, 0.95, 0.55) + _colour(0.0, 0.05, 0.0), 0.6)
+    picture = torch.lerp(picture, picture * _colour(0.62, 0.95, 0.55) + _colour(0.0, 0.05, 0.0), 0.5)
     leaves = 16
     for index in range(leaves):
         along = (index + uniform((count, 1, 1), 0.1, 0.9, generator)) / leaves * 4
@@ -167,9 +171,9 @@ def mars(picture: Tensor, generator: Generator) -> Tensor:
     count, _, size, _ = picture.shape
     y = coordinates(size)[1]
     rust = _grey(picture) * _colour(1.25, 0.62, 0.36) + _colour(0.12, 0.03, 0.0)
-    picture = torch.lerp(picture, rust, 0.36)
+    picture = torch.lerp(picture, rust, 0.25)
     bank = _bank(count, size, 0.13, generator)
-    dust = torch.exp(bank.clamp(max=0) * 0 - bank.clamp(min=0) / 0.10) * 0.45
+    dust = torch.exp(-bank.clamp(min=0) / 0.10) * 0.45
     picture = blend(picture, _colour(0.86, 0.48, 0.28), dust)
     red = _colour(0.70, 0.28, 0.13) * (1 - 0.5 * (y - 0.87).clamp(min=0) / 0.13).unsqueeze(1)
     picture = blend(picture, red * uniform((count, 1, 1, 1), 0.9, 1.15, generator), coverage(bank, size))
