@@ -1,17 +1,24 @@
-"""The `realtime` command: serve, token, certs, doctor."""
+"""The `realtime` command: serve, key, token, certs, doctor."""
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from realtime import __version__, log, settings
 from realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from realtime.keys import KeyFile
 
 app = typer.Typer(
     help="A self-hosted real-time image service that fal's clients talk to unmodified.",
@@ -20,6 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+key = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(key, name="key")
+
+T = TypeVar("T")
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of settings; RT_* variables win over it.", exists=True)
 ]
@@ -56,12 +67,10 @@ def serve(
     given = {name: value for name, value in locals().items() if name != "config"}
     wanted = _settings(config, **given)
     from realtime import server
-    from realtime.keys import Keys
     from realtime.progress import Screen
 
     try:
         log.configure(wanted.log_level)
-        Keys(wanted.keys)
         server.check_tls(wanted)
         listener = server.listen(wanted)
     except (ValueError, server.CannotServe) as error:
@@ -73,8 +82,70 @@ def serve(
             running.run(sockets=[listener])
         except OSError as error:
             _stop(f"cannot start: {error.strerror or error}")
+        except sqlite3.Error as error:
+            _stop(f"cannot start: a database in {wanted.state_dir} cannot be used: {error}")
     if running.failed:
         raise typer.Exit(1)
+
+
+@key.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Whose it is, for `realtime key list`.")] = "",
+    sockets: Annotated[int | None, typer.Option(min=0, help="Sockets open at once.")] = None,
+    frames: Annotated[float | None, typer.Option(min=0, help="Frames and runs per second.")] = None,
+    queued: Annotated[int | None, typer.Option(min=0, help="Requests waiting in the queue.")] = None,
+    stored: Annotated[int | None, typer.Option(min=0, help="Bytes of stored files.")] = None,
+    uploads: Annotated[int | None, typer.Option(min=0, help="Uploaded bytes per minute.")] = None,
+    config: Config = None,
+) -> None:
+    """Make an API key and print it, this once; a running server knows it within a second.
+
+    Limits that are not given are those of the settings (RT_KEY_*); 0 is no limit.
+    """
+    own = {
+        "sockets": sockets,
+        "frames_s": frames,
+        "queued": queued,
+        "stored_bytes": stored,
+        "upload_bytes_min": uploads,
+    }
+    print(
+        _with_keys(config, lambda made: made.create(name, **{k: v for k, v in own.items() if v is not None}))
+    )
+
+
+@key.command("list")
+def list_keys(config: Config = None) -> None:
+    """The keys made here, without their secrets. Those of RT_KEYS are not among them."""
+    table = Table("id", "name", "created (UTC)", "limits of its own", "revoked (UTC)", box=None)
+    for made in _with_keys(config, lambda made: made.all()):
+        own = ", ".join(f"{field} {limit:g}" for field, limit in made.limits.items())
+        table.add_row(made.id, made.name, _day(made.created), own, _day(made.revoked))
+    Console().print(table)
+
+
+@key.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The part of the key before the colon.")],
+    config: Config = None,
+) -> None:
+    """Take a key back; a running server turns it away within a second, and closes its sockets."""
+    if not _with_keys(config, lambda made: made.revoke(key_id)):
+        _stop(f"there is no key {key_id} in use here; `realtime key list` shows them, RT_KEYS has its own")
+
+
+def _with_keys(config: Path | None, work: Callable[[KeyFile], T]) -> T:
+    from realtime.keys import KeyFile
+
+    made = KeyFile(_settings(config).state_dir)
+    try:
+        return work(made)
+    except (OSError, sqlite3.Error) as error:
+        _stop(f"{made.path}: {error}")
+
+
+def _day(at: float | None) -> str:
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
 
 
 @app.command()
@@ -98,7 +169,7 @@ def token(
         if keys.required and key not in keys:
             _stop("API keys are configured: name the one this token belongs to with --key <id>")
         print(Tokens(load_secret(wanted.state_dir), keys).mint(app_, seconds, key))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, sqlite3.Error) as error:
         _stop(f"no token: {error}")
 
 

@@ -170,14 +170,15 @@ def _state(settings: Settings) -> Iterator[Finding]:
 
 
 def _address(settings: Settings) -> Iterator[Finding]:
-    from realtime.server import CannotServe, listen
+    from realtime.server import CannotServe, keys_of, listen
 
     try:
         listen(settings).close()
     except CannotServe as error:
         yield Finding("bad", "address", str(error))
     else:
-        keys = f"{len(settings.keys)} API key(s)" if settings.keys else "no API keys, open on loopback"
+        known = keys_of(settings)
+        keys = f"{len(known)} API key(s)" if known.required else "no API keys, open on loopback"
         yield Finding("ok", "address", f"{settings.host} port {settings.port} is free; {keys}")
 
 

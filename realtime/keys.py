@@ -139,6 +139,9 @@ class Keys:
     def __contains__(self, name: object) -> bool:
         return name in self._secrets
 
+    def __len__(self) -> int:
+        return len(self._secrets)
+
     def own_limits(self, key_id: str) -> Mapping[str, float]:
         """Those that were given to this key when it was made."""
         return self._own.get(key_id, {})

@@ -12,6 +12,7 @@ import errno
 import resource
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from realtime import log
 from realtime.engine import Engine, Unloadable
 from realtime.gateway import Gateway
 from realtime.hosts import is_loopback
+from realtime.keys import KeyFile, Keys
 from realtime.settings import Settings
 from realtime.transport import Frames, Requests
 
@@ -41,7 +43,7 @@ class CannotServe(Exception):
 def listen(settings: Settings) -> socket.socket:
     """A bound, listening TCP socket.
 
-    Raises CannotServe for a busy port, and for a public address without API keys.
+    Raises CannotServe for a busy port, and for a public address without API keys; ValueError for a bad key.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -49,10 +51,10 @@ def listen(settings: Settings) -> socket.socket:
         )[0]
     except OSError as error:
         raise CannotServe(f"{settings.host} is no address of this machine: {error.strerror}") from None
-    if not settings.keys and not is_loopback(str(address[0])):
+    if not keys_of(settings).required and not is_loopback(str(address[0])):
         raise CannotServe(
             f"refusing to serve {settings.host} without API keys: whoever reaches it could use this machine. "
-            "Set RT_KEYS='[\"id:secret\"]' (or keys in the --config file), or serve 127.0.0.1."
+            "Make one with `realtime key create`, set RT_KEYS='[\"id:secret\"]', or serve 127.0.0.1."
         )
     listener = socket.socket(family, kind, protocol)
     try:
@@ -71,6 +73,17 @@ def listen(settings: Settings) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
+
+
+def keys_of(settings: Settings) -> Keys:
+    """The API keys as they are now. Raises CannotServe if they cannot be read, ValueError for a bad one."""
+    made = KeyFile(settings.state_dir)
+    try:
+        return Keys(settings.keys, made)
+    except sqlite3.Error as error:
+        raise CannotServe(f"{made.path} holds no API keys that can be read: {error}") from None
+    finally:
+        made.close()
 
 
 def url(settings: Settings, listener: socket.socket) -> str:

@@ -5,7 +5,7 @@ A key is ours, never a caller's: nothing a caller says becomes part of a path.
 
 from __future__ import annotations
 
-import re
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,18 +18,16 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from realtime.errors import NoSpace, StorageDown
+from realtime.storage.body import BLOCK
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-BLOCK = 256 * 1024  # bytes handed over at once in both directions
 LOCAL_CHUNK = 1024 * 1024  # bytes gathered before a write; of one upload two are in memory
 REMOTE_CHUNK = 5 * 1024 * 1024  # S3 takes no smaller part
 ANSWER_S = 10  # of a bucket, for one request
 RETRIES = 2
 DISK_FULL = "the disk of this server is full; nothing was stored, try again later"
-
-_STAGED = re.compile(r".*#\d+")  # object_store's name for a file on its way into a folder
 
 
 class Objects:
@@ -53,7 +51,7 @@ class Objects:
         else:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder, self._chunk = folder, LOCAL_CHUNK
-            self._store = LocalStore(folder, automatic_cleanup=True)
+            self._store = LocalStore(folder)
 
     def room(self, size: int) -> None:
         """Raises NoSpace if that many bytes more would eat into the reserve."""
@@ -83,20 +81,18 @@ class Objects:
     async def delete_under(self, prefix: str) -> None:
         """Every object whose key starts with `prefix` and a slash."""
         with _failures():
-            async for some in obstore.list(self._store, prefix):
-                await self.delete([found["path"] for found in some])
+            if self._folder is not None:
+                # With the half-written files of a killed process, which obstore does not show. In a bucket
+                # these are incomplete multipart uploads, and removed by a lifecycle rule of the bucket.
+                await asyncio.to_thread(_remove, self._folder / prefix)
+            else:
+                async for some in obstore.list(self._store, prefix):
+                    await self.delete([found["path"] for found in some])
 
-    def tidy(self, before: float) -> int:
-        """Remove what a killed process left half written in the folder before that Unix time. Blocks.
 
-        In a bucket these are incomplete multipart uploads: a lifecycle rule of the bucket removes them.
-        """
-        removed = 0
-        for file in self._folder.glob("*/*/*#*") if self._folder is not None else ():
-            if _STAGED.fullmatch(file.name) and file.stat().st_mtime < before:
-                file.unlink(missing_ok=True)
-                removed += 1
-        return removed
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -104,7 +100,9 @@ def _failures() -> Iterator[None]:
     """obstore's errors as ours. It has no class for a full disk, only the system's words."""
     try:
         yield
-    except BaseError as error:
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as error:
         text = str(error)
         if "os error 28)" in text or "os error 122)" in text:  # ENOSPC, EDQUOT
             raise NoSpace(DISK_FULL) from error
