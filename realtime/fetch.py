@@ -1,4 +1,4 @@
-"""The only way out: fetches a picture from a URL a stranger chose.
+"""The only way out: fetches a picture from a URL a stranger chose, or tells such a URL something.
 
 Three rules carry the safety, and none of them looks at strings:
 - a name is resolved once, every address it has is checked, and the connection goes to such an address
@@ -73,7 +73,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(limit):
                 for _ in range(MAX_REDIRECTS + 1):
-                    body, location = await self._once(self._target(url))
+                    body, location = await self._once(self.target(url))
                     if location is None:
                         return body
                     url = _join(url, location)
@@ -89,11 +89,33 @@ class Fetcher:
         except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
             raise FetchError.at(field, "the URL's host does not speak HTTP", FetchError.error_type) from None
 
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+        """The status of the answer to this JSON; a redirect is an answer too. The caller limits the time.
+
+        Raises Refusal for a URL that may not be asked, Unreachable.
+        """
+        target = self.target(url)
+        sent: list[tuple[bytes | str, bytes | str]] = [
+            ("Host", _host_header(target)),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", "realtime-lcm"),
+            *headers.items(),
+        ]
+        try:
+            async with self._pool.stream("POST", target, headers=sent, content=body) as response:
+                return int(response.status)  # what follows is not read: the connection is closed with it
+        except (httpcore2.NetworkError, httpcore2.TimeoutException):
+            raise Unreachable("the host could not be reached") from None
+        except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
+            raise Unreachable("the host does not speak HTTP") from None
+
     async def aclose(self) -> None:
         await self._pool.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _target(self, url: str) -> httpcore2.URL:
+    def target(self, url: str) -> httpcore2.URL:
         """The one reading of a URL: what is checked here is what is asked. Raises Refusal."""
         if len(url) > MAX_URL:
             raise Refusal(f"has {len(url)} characters, the limit is {MAX_URL}")
@@ -161,6 +183,10 @@ class Refusal(Exception):
     def __init__(self, reason: str, type: str = FetchError.error_type) -> None:
         super().__init__(reason)
         self.type = type
+
+
+class Unreachable(Exception):
+    """The URL may be asked, and nobody answers."""
 
 
 class Guard(httpcore2.AsyncNetworkBackend):
