@@ -128,11 +128,10 @@ def _mouth(h: Sitters) -> None:
         elif mood == "sad":
             some.paint(lips, torch.maximum((v + 0.008 - 0.058 * bow).abs() - 0.0140, ends))
         else:
-            grins = some.knob["grin"] > -0.3
-            grin = torch.maximum(v - 0.058 + 0.062 * bow, torch.maximum(-v - 0.004 - 0.022 * bow, ends))
-            smile = torch.maximum((v - 0.034 + 0.056 * bow).abs() - 0.0140, ends)
-            some.paint(lips, torch.where(grins, grin, smile) - 0.004)
-            some.paint(TEETH, torch.where(grins, torch.maximum(grin + 0.008, v - 0.022), 9.0))
+            deep = 0.060 + 0.014 * some.knob["grin"]
+            grin = torch.maximum(v + 0.004 - deep * (1 - bow), torch.maximum(-v - 0.004 - 0.022 * bow, ends))
+            some.paint(lips, grin - 0.004)
+            some.paint(TEETH, torch.maximum(grin + 0.008, v - 0.022))
 
 
 def draw(people: Sequence[Portrait], size: int, generator: Generator, jitter: float = 1.0) -> Tensor:
