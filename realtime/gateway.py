@@ -160,10 +160,8 @@ class Gateway:
         socket = Socket(
             self,
             app,
+            scope["extensions"]["realtime.frames"],
             receive,
-            transmit,
-            scope["extensions"].get("realtime.abort", lambda: None),
-            scope["extensions"].get("realtime.writable", lambda: False),
             name=f"s{self._numbers}",
             buffering=_whole(query.get("max_buffering", [""])[0], BUFFERING),
             caller=caller,

@@ -74,14 +74,13 @@ class Connection:
             return None
         return Request(payload, identity or "", isinstance(data, bytes), len(data))
 
-    def answer(self, request: Request, body: dict[str, Any]) -> None:
+    def answer(self, body: dict[str, Any], *, binary: bool) -> None:
         """A result, in the framing of its request."""
-        self._put(Send(wire.encode(body, binary=request.binary)))
+        self._put(Send(wire.encode(body, binary=binary)))
 
-    def fail(self, failure: Failure, request: Request | None = None) -> None:
-        """An error frame, text; `request` is what it answers. The connection goes on."""
-        frame = failure.frame(request.request_id if request else None)
-        self._put(Send(wire.encode(frame, binary=False)))
+    def fail(self, failure: Failure, request_id: str | None = None) -> None:
+        """An error frame, text; `request_id` of what it answers. The connection goes on."""
+        self._put(Send(wire.encode(failure.frame(request_id), binary=False)))
 
     def refuse(self, failure: Failure, code: int = 1000) -> None:
         """Say why and close: with the failure's own close code, or `code` if it has none."""

@@ -1,13 +1,13 @@
-"""The realtime endpoint: one ASGI WebSocket from its handshake to its close.
+"""The realtime endpoint: one WebSocket from its handshake to its close.
 
-Three tasks per socket that is in use, none of which waits for another's party:
+A frame goes the whole way in two calls, with no task between: `received` reads, admits, plans and submits
+it; the engine's reply answers and writes it. What must wait, waits elsewhere, and in order:
 
-* the reader (the ASGI call itself) always reads. uvicorn stops reading after one unconsumed message, and a
-  socket that waits for the engine then misses its pongs and is closed 1011;
-* the preparer opens pictures (which may mean fetching a URL) and submits, in order of arrival;
-* the writer writes, and is the only one that waits for the peer.
+* for a picture to be fetched or decoded, or for the engine to be known: the opener, a task;
+* for credit: in the mailbox of `Session`, until an answer is written;
+* for the peer to read: as an outcome, not a picture in text form, until the transport has room again.
 
-Bounded: the mailbox and the credit of `Session`, and the reader stops while `UNSENT` errors are unread.
+Bounded: the mailbox and the credit of `Session`, and nothing is read while `UNSENT` errors are unread.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, 
 from realtime.protocol import Close, Connection, Request, Send
 from realtime.service import Caller
 from realtime.session import BUFFERING, Session, Slot
+from realtime.transport import Frames
 
 if TYPE_CHECKING:
     from realtime.gateway import Gateway
@@ -46,7 +47,8 @@ logger = log.get("realtime.socket")
 class Frame:
     """A valid request on its way through the gateway, with the seconds it has cost so far."""
 
-    request: Request
+    request_id: str
+    binary: bool  # came as msgpack, to be answered so
     wanted: Wanted
     received: float  # monotonic, last byte
     receive_s: float  # first byte to last byte
@@ -56,14 +58,14 @@ class Frame:
 
 
 class Socket:
+    """`transport.Listener` of its frames."""
+
     def __init__(
         self,
         gateway: Gateway,
         app: App,
+        frames: Frames,
         receive: Receive,
-        transmit: Transmit,
-        cut: Callable[[], None],
-        writable: Callable[[], bool],
         *,
         name: str,
         buffering: int,
@@ -72,10 +74,8 @@ class Socket:
         self._gateway = gateway
         self._engine = gateway.engine
         self._app = app
+        self._frames = frames
         self._receive = receive
-        self._transmit = transmit
-        self._cut = cut
-        self._writable = writable
         self.name = name
         self.caller = caller
         self._meter = gateway.limits.meter(caller.key_id)  # of all sockets of this key
@@ -89,13 +89,9 @@ class Socket:
         # The engine lets a late frame give way to a newer one; who asks for a longer line wants it drawn.
         self._deadline_s = settings.target_s if buffering <= BUFFERING else None
         self._released: deque[Slot[Frame, Done | Failure]] = deque()
-        self._to_prepare = asyncio.Event()
-        self._to_write = asyncio.Event()
-        self._room = asyncio.Event()  # set unless too much is unsent
-        # Started with the first frame: an idle socket is a reader and nothing else.
-        self._preparer: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._opener: asyncio.Task[None] | None = None  # of the last frame taken; the next ones wait
         self._idle: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None  # running while the peer leaves something unread
         self._held = 0  # bytes, as last added to the gateway's sum
         self.ended_by = "client"
 
@@ -106,34 +102,37 @@ class Socket:
     async def run(self) -> None:
         """Until the socket is closed by either side. Raises nothing but cancellation."""
         self._watch()
+        self._frames.listen(self)
         try:
-            await self._read()
+            while (await self._receive())["type"] != "websocket.disconnect":
+                pass
         finally:
             # First of all: nobody waits for these pictures any more.
             self._count("abandoned", self._session.unanswered)
             self._engine.cancel(self._session.close())
             self._weigh()
             self._connection.drop()
-            if self._idle is not None:
-                self._idle.cancel()
-            tasks = [task for task in (self._preparer, self._writer) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._released.clear()
+            for timer in (self._idle, self._stalled):
+                if timer is not None:
+                    timer.cancel()
+            if self._opener is not None:
+                self._opener.cancel()
+                await asyncio.gather(self._opener, return_exceptions=True)
 
     def close(self, code: int, by: str) -> None:
         """Close from our side, after what is already due."""
         if not self._connection.closed:
             self.ended_by = by
             self._connection.close(code)
-            self._write_soon()
+            self._write()
 
     def expel(self, failure: Failure) -> None:
         """Close from our side because of `failure`, saying so; frames under way are not answered."""
         if not self._connection.closed:
             self.ended_by = failure.error_type
             self._connection.refuse(failure)
-            self._write_soon()
+            self._write()
 
     def leave(self) -> None:
         """The server is going down: close as soon as every admitted frame is answered."""
@@ -144,37 +143,29 @@ class Socket:
         """Cut the connection at once, whatever is still to be written."""
         self.ended_by = by
         self._connection.drop()
-        self._cut()
+        self._frames.abort()
 
-    # ---- reading ----
+    # ---- in ----
 
-    async def _read(self) -> None:
+    def received(self, message: bytes | str, at: float, took_s: float) -> None:
         metrics = self._gateway.metrics
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            data = message.get("bytes")
-            if data is None:
-                data = message.get("text", "")
-            metrics.messages.inc()
-            metrics.received_bytes.inc(len(data))
-            received = message.get("received", time.monotonic())
-            self._take_in(data, received, received - message.get("started", received))
-            del message, data  # or a socket at rest would hold its last frame
-            if self._connection.unsent:
-                self._write_soon()
-                while self._connection.unsent > UNSENT:
-                    self._room.clear()
-                    await self._room.wait()
-            # A queue that is never empty never yields: let the others run after each message.
-            await asyncio.sleep(0)
+        metrics.messages.inc()
+        metrics.received_bytes.inc(len(message))
+        try:
+            self._take_in(message, at, took_s)
+        except Exception:
+            logger.exception("socket.read", session=self.name, app=self._app.id)
+            self.abort("error")
+            return
+        if self._due:
+            self._write()
+            self._frames.hold(self._connection.unsent > UNSENT)
 
-    def _take_in(self, data: bytes | str, received: float, receive_s: float) -> None:
+    def _take_in(self, message: bytes | str, received: float, receive_s: float) -> None:
         start = time.monotonic()
-        request = self._connection.receive(data, start)
+        request = self._connection.receive(message, start)
         if request is None:
-            if data:
+            if message:
                 self._gateway.metrics.bad_messages.inc()
             return
         try:
@@ -183,26 +174,23 @@ class Socket:
             wanted = self._app.parse(request.payload)
         except InvalidInput as failure:
             self._gateway.metrics.bad_messages.inc()
-            self._connection.fail(failure, request)
+            self._connection.fail(failure, request.request_id)
             return
         except Failure as failure:
             self._count("refused", 1)
-            self._connection.fail(failure, request)
+            self._connection.fail(failure, request.request_id)
             return
         except Exception:
             self._count("refused", 1)
-            self._connection.fail(self._internal("frame.parse"), request)
+            self._connection.fail(self._internal("frame.parse"), request.request_id)
             return
-        # The payload is in `wanted` now; a waiting frame must not hold its pictures twice.
-        request = Request({}, request.request_id, request.binary, request.size)
         decode_s = time.monotonic() - start
+        frame = Frame(request.request_id, request.binary, wanted, received, receive_s, decode_s)
         superseded = self._session.superseded
-        self._session.offer(Frame(request, wanted, received, receive_s, decode_s), request.size)
+        self._session.offer(frame, request.size)
         self._count("superseded", self._session.superseded - superseded)
         self._weigh()
-        if self._preparer is None:
-            self._preparer = asyncio.create_task(self._prepare(), name=f"prepare {self.name}")
-        self._prepare_soon()
+        self._prepare()
 
     def _admit(self, request: Request) -> None:
         if self._gateway.draining:
@@ -218,38 +206,49 @@ class Socket:
         self._gateway.held_bytes += held - self._held
         self._held = held
 
-    # ---- preparing ----
+    # ---- to the engine and back ----
 
-    def _prepare_soon(self) -> None:
-        if self._session.waiting:
-            self._to_prepare.set()
-
-    async def _prepare(self) -> None:
-        while True:
-            slot = self._session.take()
-            if slot is None:
-                self._to_prepare.clear()
-                await self._to_prepare.wait()
-                continue
-            frame = slot.request
+    def _prepare(self) -> None:
+        """Submit what waits and has credit, in order of arrival; behind one that must wait, all wait."""
+        while self._opener is None and (slot := self._session.take()) is not None:
+            start = time.monotonic()
             try:
-                await self._gateway.engine_known.wait()
-                start = time.monotonic()
-                frame.job = await self._app.plan(frame.wanted, self._media, self._engine.models)
-                frame.prepare_s = time.monotonic() - start
-                slot.ticket = self._engine.submit(
-                    session=self.name,
-                    received=frame.received,
-                    job=frame.job,
-                    buffering=self._session.buffering,
-                    deadline_s=self._deadline_s,
-                    weight=1.0,
-                    on_reply=partial(self._on_reply, slot),
-                )
+                job = self._app.plan_at_once(slot.request.wanted, self._media, self._engine.models)
+                if job is None:
+                    self._opener = asyncio.create_task(self._open(slot), name=f"open {self.name}")
+                else:
+                    self._submit(slot, job, time.monotonic() - start)
             except Failure as failure:
                 self._settle(slot, failure)
             except Exception:
                 self._settle(slot, self._internal("frame.prepare"))
+
+    async def _open(self, slot: Slot[Frame, Done | Failure]) -> None:
+        """Plan a frame that has to wait for it, submit it, and let the next ones follow."""
+        try:
+            await self._gateway.engine_known.wait()
+            start = time.monotonic()
+            job = await self._app.plan(slot.request.wanted, self._media, self._engine.models)
+            self._submit(slot, job, time.monotonic() - start)
+        except Failure as failure:
+            self._settle(slot, failure)
+        except Exception:
+            self._settle(slot, self._internal("frame.prepare"))
+        self._opener = None
+        self._advance()
+
+    def _submit(self, slot: Slot[Frame, Done | Failure], job: Job, prepare_s: float) -> None:
+        frame = slot.request
+        frame.job, frame.prepare_s = job, prepare_s
+        slot.ticket = self._engine.submit(
+            session=self.name,
+            received=frame.received,
+            job=job,
+            buffering=self._session.buffering,
+            deadline_s=self._deadline_s,
+            weight=1.0,
+            on_reply=partial(self._on_reply, slot),
+        )
 
     def _on_reply(self, slot: Slot[Frame, Done | Failure], reply: Any) -> None:
         if isinstance(reply, Done):
@@ -258,76 +257,80 @@ class Socket:
             self._settle(slot, None)
         else:
             self._settle(slot, of_engine(reply.code, reply.reason, reply.field))
+        self._advance()
 
     def _settle(self, slot: Slot[Frame, Done | Failure], outcome: Done | Failure | None) -> None:
+        """Only bookkeeping; `_advance` is what acts on it."""
         if outcome is None:
             self._count("superseded", 1)
         self._released.extend(self._session.settle(slot, outcome))
+
+    def _advance(self) -> None:
+        """Something was settled: what waited may be submitted, what is due may be written."""
         self._weigh()
-        self._prepare_soon()
-        if self._released:
-            self._write_soon()
+        self._prepare()
+        if self._due:
+            self._write()
         elif self._gateway.draining:
             self.leave()
 
-    # ---- writing ----
+    # ---- out ----
 
-    def _write_soon(self) -> None:
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name=f"write {self.name}")
-        self._to_write.set()
+    @property
+    def _due(self) -> bool:
+        """Something is to be written."""
+        return self._connection.unsent > 0 or bool(self._released)
 
-    async def _write(self) -> None:
+    def room(self) -> None:
+        self._write()
+        self._frames.hold(self._connection.unsent > UNSENT)
+
+    def _write(self) -> None:
+        """Errors and the close first, then results, for as long as the peer takes them."""
+        wrote = False
         try:
-            while not self._connection.closed or self._connection.unsent:
-                await self._to_write.wait()
-                self._to_write.clear()
-                while await self._write_one():
-                    pass
-                self._room.set()
-        except TimeoutError:
-            logger.warning("socket.stalled", session=self.name, seconds=self._send_timeout_s)
-            self.abort("timeout")
-        except OSError:
-            self._connection.drop()  # the peer is gone: the reader is about to see the disconnect
+            while self._due and self._frames.ready:
+                self._write_one()
+                wrote = True
         except Exception:
             logger.exception("socket.write", session=self.name, app=self._app.id)
             self.abort("error")
-        finally:
-            self._room.set()
+            return
+        due = self._due
+        if self._stalled is not None and (wrote or not due):
+            self._stalled.cancel()
+            self._stalled = None
+        if due and self._stalled is None:
+            self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, self._stall)
 
-    async def _write_one(self) -> bool:
-        """Control frames and errors first, then the next result. False if there is nothing to write."""
+    def _write_one(self) -> None:
         if (output := self._connection.data_to_send()) is not None:
-            await self._put(output)
-            return True
-        if self._released:
-            self._answer(self._released.popleft())
-            while (output := self._connection.data_to_send()) is not None:
-                await self._put(output)
-            self._session.written()
-            self._weigh()
-            self._prepare_soon()
-            if self._gateway.draining:
-                self.leave()
-            return True
-        return False
+            self._put(output)
+            return
+        self._answer(self._released.popleft())
+        while (output := self._connection.data_to_send()) is not None:
+            self._put(output)
+        self._session.written()
+        self._weigh()
+        self._prepare()
+        if self._gateway.draining:
+            self.leave()
 
     def _answer(self, slot: Slot[Frame, Done | Failure]) -> None:
         frame, outcome = slot.request, slot.outcome
         if isinstance(outcome, Failure):
-            self._connection.fail(outcome, frame.request)
+            self._connection.fail(outcome, frame.request_id)
             self._count("refused", 1)
             return
         assert isinstance(outcome, Done)
         assert frame.job is not None
         try:
-            body = self._app.answer(frame.wanted, frame.job, outcome, binary=frame.request.binary)
+            body = self._app.answer(frame.wanted, frame.job, outcome, binary=frame.binary)
         except Exception:
-            self._connection.fail(self._internal("frame.answer"), frame.request)
+            self._connection.fail(self._internal("frame.answer"), frame.request_id)
             self._count("refused", 1)
             return
-        body["request_id"] = frame.request.request_id
+        body["request_id"] = frame.request_id
         now = time.monotonic()
         body["timings"] = {
             "receive": frame.receive_s,
@@ -336,26 +339,22 @@ class Socket:
             **outcome.timings,
             "send": max(now - outcome.finished, 0.0),
         }
-        self._connection.answer(frame.request, body)
+        self._connection.answer(body, binary=frame.binary)
         self._count("answered", 1)
         self._latency.observe(max(now - frame.received, 0.0))
 
-    async def _put(self, output: Send | Close) -> None:
+    def _put(self, output: Send | Close) -> None:
         if isinstance(output, Close):
-            message: Message = {"type": "websocket.close", "code": output.code, "reason": output.reason}
-        elif isinstance(output.data, bytes):
-            message = {"type": "websocket.send", "bytes": output.data}
+            self._frames.close(output.code, output.reason)
         else:
-            message = {"type": "websocket.send", "text": output.data}
-        if self._writable():  # nobody is waited for, and a timeout for that would cost 6 us
-            await self._transmit(message)
-        else:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self._transmit(message)
-        if isinstance(output, Send):
+            self._frames.write(output.data)
             self._gateway.metrics.sent_bytes.inc(len(output.data))
 
     # ---- time, counting and our own bugs ----
+
+    def _stall(self) -> None:
+        logger.warning("socket.stalled", session=self.name, seconds=self._send_timeout_s)
+        self.abort("timeout")
 
     def _internal(self, event: str) -> Internal:
         """Log the exception at hand; what the client is told of it."""
@@ -369,7 +368,7 @@ class Socket:
         self._connection.tick(now, busy=self._session.unanswered > 0)
         if self._connection.closed:
             self.ended_by = "idle"
-            self._write_soon()
+            self._write()
             return
         # One timer per socket whatever its messages: it looks again when it fires.
         delay_s = max(self._connection.wake_at() - now, 0.01)

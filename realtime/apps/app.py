@@ -15,7 +15,7 @@ from engines.messages import Done, Job, Model
 from realtime import answer
 from realtime.apps.fields import Source
 from realtime.apps.output import Output
-from realtime.apps.plan import Wish, plan
+from realtime.apps.plan import Wish, pictures, plan
 from realtime.errors import InvalidInput
 from realtime.images import Media
 
@@ -128,6 +128,18 @@ class App:
         request.check()
         return request
 
+    def plan_at_once(self, request: Request, media: Media, models: list[Model]) -> Job | None:
+        """As `plan`, or None if something has to be waited for: a picture, or the first engine."""
+        if not models:
+            return None
+        request.warnings.clear()
+        wish = request.wish()
+        if wish.image is not None or wish.mask is not None:
+            return None
+        job, warnings = plan(wish, models)
+        request.warnings.extend(warnings)
+        return job
+
     async def plan(self, request: Request, media: Media, models: list[Model]) -> Job:
         """The complete job: pictures opened, size, seed and model chosen.
 
@@ -136,7 +148,7 @@ class App:
         """
         request.warnings.clear()
         wish = request.wish()
-        job, warnings = await plan(wish, media, models)
+        job, warnings = plan(wish, models, *await pictures(wish, media, models))
         request.warnings.extend(warnings)
         return job
 

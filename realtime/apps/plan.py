@@ -39,12 +39,14 @@ class Wish:
     inside: bool = False  # `size` is a box the input picture's aspect is fitted into
 
 
-async def plan(wish: Wish, media: Media, models: list[Model]) -> tuple[Job, list[str]]:
-    """(job, warnings). models: the default first, [] while the engine starts. Raises Failure."""
+def plan(
+    wish: Wish, models: list[Model], image: Image | None = None, mask: Image | None = None
+) -> tuple[Job, list[str]]:
+    """(job, warnings). The pictures are the wish's, opened; models: the default first, [] while the engine
+    starts. Raises Failure."""
     model, warnings = choose(wish, models)
     if model and wish.negative_prompt and model.guidance == "embedded":
         warnings.append(f"negative_prompt has no effect: {model.name} embeds the guidance scale")
-    image, mask = await _pictures(wish, media)
     strength = 1.0
     if image:
         strength = wish.strength
@@ -96,7 +98,9 @@ def choose(wish: Wish, models: list[Model]) -> tuple[Model | None, list[str]]:
     return model, warnings
 
 
-async def _pictures(wish: Wish, media: Media) -> tuple[Image | None, Image | None]:
+async def pictures(wish: Wish, media: Media, models: list[Model]) -> tuple[Image | None, Image | None]:
+    """(image, mask), opened unless no model here would take them. Raises Failure."""
+    choose(wish, models)
     if wish.image is None:
         if wish.mask is not None:
             raise InvalidInput.at(wish.mask[0], "a mask was sent without the image it belongs to")

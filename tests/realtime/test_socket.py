@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+import time
 
 import msgpack
 import pytest
@@ -212,6 +213,46 @@ async def test_fragments_are_one_message_and_pings_may_come_between(server: Serv
     heard = await asyncio.to_thread(exchange)
     assert b"parts" in heard
     assert heard.startswith(b"\x8a\x01?")
+
+
+async def test_the_time_to_receive_is_the_frame_s_own_whatever_came_before_it(server: Server):
+    def exchange() -> dict:
+        with raw(server) as peer:
+            peer.sendall(masked(9, b"?"))
+            time.sleep(0.3)
+            peer.sendall(masked(1, b'{"prompt":"a"}'))
+            heard = b""
+            while not heard.endswith(b"}"):
+                heard += peer.recv(65536)
+            return json.loads(heard[heard.index(b"{") :])
+
+    answer = await asyncio.to_thread(exchange)
+    assert answer["timings"]["receive"] < 0.2
+
+
+async def test_one_segment_may_hold_many_messages_of_both_kinds_and_pings(server: Server):
+    frames = [
+        masked(1, b'{"prompt":"a","request_id":"1"}'),
+        masked(9, b"?"),
+        masked(2, msgpack.packb({"prompt": "a" * 300, "request_id": "2"})),
+        masked(2, msgpack.packb({"prompt": "a", "request_id": "3"})[:5], fin=False),
+        masked(0, msgpack.packb({"prompt": "a", "request_id": "3"})[5:]),
+        masked(1, b'{"prompt":"a","request_id":"4"}'),
+    ]
+
+    def exchange() -> bytes:
+        with raw(server, LCM + "?max_buffering=60") as peer:
+            peer.sendall(b"".join(frames))
+            heard = b""
+            while b'"request_id":"4"' not in heard:
+                heard += peer.recv(65536)
+            return heard
+
+    heard = await asyncio.to_thread(exchange)
+    ids = [b'"request_id":"1"', b"request_id\xa12", b"request_id\xa13", b'"request_id":"4"']
+    places = [heard.index(identity) for identity in ids]
+    assert places == sorted(places)
+    assert heard.count(b"\x8a\x01?") == 1
 
 
 # ---- closing ----
