@@ -18,8 +18,8 @@ from realtime.errors import UnknownApp
 WEB = Path(__file__).parent.parent / "web"
 SUGGESTIONS = WEIGHTS / "suggestions.json"  # what the embedded model is good at, by its training
 HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
-TYPES = {".js": "text/javascript", ".webmanifest": "application/manifest+json"}
-PAGES = {"/": "index.html", "/favicon.ico": "icon.svg"}
+TYPES = {".js": "text/javascript", ".py": "text/x-python", ".webmanifest": "application/manifest+json"}
+PAGES = {"/": "index.html", "/docs": "docs.html", "/favicon.ico": "icon.svg"}
 
 
 def page(path: str, host: str) -> Response | None:

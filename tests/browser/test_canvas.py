@@ -169,7 +169,7 @@ async def test_undo_redo_and_clear(page: Page, server: Server) -> None:
 
 async def test_everything_can_be_done_with_keys_alone(page: Page, server: Server) -> None:
     await open_canvas(page, server.url)
-    await page.press("Tab", times=2)  # past the help button
+    await page.press("Tab", times=3)  # past the link to the API page and the help button
     assert await page.js("document.activeElement.id") == "prompt"
     await page.js("document.activeElement.select()")
     await page.type("a red boat")
