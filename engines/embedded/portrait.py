@@ -16,6 +16,8 @@ from engines.embedded.person import EXPRESSIONS, Portrait
 from engines.embedded.sitter import Sitters, ellipse, seated
 
 IRIS, MOUTH = 0.036, 0.150
+FEATURES, BELOW, ABOVE = (0.22, 0.88), (0.40, 1.0), (0.0, 0.64)
+"""The parts of the picture's height that can hold eyes to mouth, beard and body, hats."""
 LIPS = {
     "man": (0.54, 0.11, 0.11),
     "woman": (0.88, 0.10, 0.22),
@@ -137,18 +139,19 @@ def _mouth(h: Sitters) -> None:
 def draw(people: Sequence[Portrait], size: int, generator: Generator, jitter: float = 1.0) -> Tensor:
     """[B, 3, size, size] float32 in 0..1, sRGB. `jitter=0` is the ideal picture: middling in everything."""
     h = seated(people, size, generator, jitter)
+    features, below, above = h.band(*FEATURES), h.band(*BELOW), h.band(*ABOVE)
     _background(h)
     headwear.hair_behind(h)
-    _body(h)
+    _body(below)
     _head(h)
-    _beard(h)
-    headwear.lenses(h)
-    _eyes(h)
-    _brows(h)
-    _nose(h)
-    _mouth(h)
+    _beard(below)
+    headwear.lenses(features)
+    _eyes(features)
+    _brows(features)
+    _nose(features)
+    _mouth(features)
     headwear.hair(h)
-    headwear.bow(h)
-    headwear.glasses(h)
-    headwear.hats(h)
+    headwear.bow(above)
+    headwear.glasses(features)
+    headwear.hats(above)
     return h.picture.clamp_(0, 1)

@@ -218,3 +218,11 @@ def test_a_portrait_of_somebody_else_is_told_apart():
     picture = ideal(other)[0]
     results = portrait_results(picture, ANNA, list(FIELDS))
     assert sum(results.values()) <= 2, results
+
+
+def test_no_part_of_a_head_leaves_the_band_of_rows_it_is_painted_in(monkeypatch):
+    crowd = people(80, seed=9)
+    banded = portrait.draw(crowd, SIZE, generator(9))
+    for band in ("FEATURES", "BELOW", "ABOVE"):
+        monkeypatch.setattr(portrait, band, (0.0, 1.0))
+    assert torch.equal(banded, portrait.draw(crowd, SIZE, generator(9)))
