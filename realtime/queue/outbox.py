@@ -6,7 +6,7 @@ import sqlite3
 
 from realtime.queue.records import Delivery, ending_of
 
-HIDDEN_S = 60.0  # what somebody took is not taken again for so long; longer than a call can last
+HIDDEN_S = 20.0  # what somebody took is not taken again for so long; longer than a call can last
 
 
 class Outbox:

@@ -27,8 +27,8 @@ class Order:
 
     @property
     def digest(self) -> bytes:
-        """Equal for equal orders of one client, whatever their ids and start times."""
-        same = replace(self, id="", body=b"", start_by=None)
+        """Equal for equal orders of one client, whenever and by whatever name of ours they came."""
+        same = replace(self, id="", body=b"", base="", start_by=None)
         return hashlib.blake2b(repr(same).encode() + self.body, digest_size=16).digest()
 
 

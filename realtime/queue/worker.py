@@ -33,6 +33,7 @@ PAUSE_S = 1.0  # after the disk refused
 SWEEP_S = 30.0
 AGAIN = frozenset({429, 502, 503, 507})  # another try may end better
 LONGEST_PAUSE_S = 60.0
+DISK = (NoSpace, Busy, TooMuch)  # what a write can fail with: later it may succeed
 
 logger = log.get("realtime.queue")
 
@@ -62,7 +63,9 @@ class Worker:
         """Until cancelled; what is drawn then waits again."""
         try:
             async with asyncio.TaskGroup() as group:
+                await self._renew()  # before anything is claimed: what was first stays first
                 group.create_task(self._keep(), name="queue leases")
+                group.create_task(self._forget(), name="queue age")
                 while True:
                     self._more.clear()
                     claims = await self._claim()
@@ -88,7 +91,7 @@ class Worker:
 
         try:
             expired, claims = await self._desk.write(write)
-        except (NoSpace, Busy, TooMuch):
+        except DISK:
             await asyncio.sleep(PAUSE_S)
             return []
         if expired:
@@ -162,7 +165,7 @@ class Worker:
         try:
             if not await self._desk.write(write):
                 logger.warning("queue.lease_lost", request_id=claim.order.id)
-        except (NoSpace, Busy, TooMuch):
+        except DISK:
             return False
         return True
 
@@ -175,35 +178,39 @@ class Worker:
     # ---- leases and age ----
 
     async def _keep(self) -> None:
-        """Renew our leases, take back what others left, forget what is old."""
-        lease_s, swept = self._settings.queue_lease_s, time.monotonic()
         while True:
-            now, moment = self._clock(), time.monotonic()
-            sweeping = moment - swept >= SWEEP_S
+            await asyncio.sleep(self._settings.queue_lease_s / 3)
+            await self._renew()
 
-            def write(ledger: Ledger) -> tuple[list[str], int]:
-                cancelled = ledger.renew(self._me, moment + lease_s)  # noqa: B023 (awaited in this turn)
-                lost = ledger.recover(self._me, owner.gone, now, moment, lease_s)  # noqa: B023
-                return cancelled, lost
+    async def _renew(self) -> None:
+        """Keep our leases, take back what others left."""
+        lease_s, now, moment = self._settings.queue_lease_s, self._clock(), time.monotonic()
 
-            try:
-                cancelled, lost = await self._desk.write(write)
-                for id in cancelled:
-                    self.stop(id)
-                if lost:
-                    logger.warning("queue.recovered", requests=lost)
-                    self._ended()
-                    self.nudge()
-                if sweeping:
-                    while await self._desk.write(lambda ledger: ledger.sweep(now)):  # noqa: B023
-                        pass
-                    swept = moment
-            except (NoSpace, Busy, TooMuch):
-                pass  # said in the log; the next turn tries again
-            await asyncio.sleep(lease_s / 3)
+        def write(ledger: Ledger) -> tuple[list[str], int]:
+            cancelled = ledger.renew(self._me, moment + lease_s)
+            return cancelled, ledger.recover(self._me, owner.gone, now, moment, lease_s)
+
+        try:
+            cancelled, lost = await self._desk.write(write)
+        except DISK:
+            return  # said in the log; the next turn tries again
+        for id in cancelled:
+            self.stop(id)
+        if lost:
+            logger.warning("queue.recovered", requests=lost)
+            self._ended()
+            self.nudge()
+
+    async def _forget(self) -> None:
+        pause_s = min(SWEEP_S, self._settings.queue_keep_s / 4)
+        while True:
+            await asyncio.sleep(pause_s)
+            with contextlib.suppress(*DISK):
+                while await self._desk.write(lambda ledger: ledger.sweep(self._clock())):
+                    pass
 
     async def _release(self) -> None:
-        with contextlib.suppress(NoSpace, Busy, TooMuch):  # whoever comes next sees that we are gone
+        with contextlib.suppress(*DISK):  # whoever comes next sees that we are gone
             await self._desk.write(lambda ledger: ledger.release(self._me))
 
 
