@@ -40,7 +40,8 @@ def _front(h: Sitters, style: str) -> Tensor:
     line = line + 0.16 * h.knob["part"] * h.u
     if style == "curly":
         line = line + 0.014 * torch.cos(48 * h.u + 2 * h.knob["curl"])
-    end = {"short": h.build["cut"], "long": 0.6, "curly": h.build["cut"] * 0.5 + 0.06}[style]
+    cut = h.build["cut"]
+    end = {"short": cut, "long": cut + 0.6, "curly": 0.5 * cut + 0.06}[style]
     sides = torch.maximum(h.v - end, h.build["wide"] - 0.022 - 0.02 * h.v.clamp(max=0.1) - h.u.abs())
     return _under_hat(h, torch.maximum(_outline(h, style), torch.minimum(h.v - line, sides)))
 

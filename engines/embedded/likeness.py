@@ -76,7 +76,7 @@ def shows(picture: Tensor, person: Portrait, attribute: str) -> bool:
         for dx in moves
     ]
     nearest = int(torch.stack(gaps).amin(0).argmin())
-    return values[nearest] == getattr(person, field)
+    return bool(values[nearest] == getattr(person, field))
 
 
 def portrait_results(picture: Tensor, person: Portrait, named: Sequence[str]) -> dict[str, float]:

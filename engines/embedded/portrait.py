@@ -50,7 +50,7 @@ def _body(h: Sitters) -> None:
     opening = torch.where(h.knob["neckline"] > 0.2, pointed, round_)
     opening = torch.maximum(opening, h.x.abs() - h.build["neck"] - 0.045)
     h.paint(shirt * 0.72, torch.maximum(opening - 0.016, torso - 0.005))
-    neck = torch.maximum(h.x.abs() - h.build["neck"], (h.y - 0.16).abs() - (top - 0.10))
+    neck = torch.maximum(h.x.abs() - h.build["neck"], (h.y - 0.16).abs() - (top - 0.14))
     h.paint(skin * 0.84, torch.minimum(neck, torch.maximum(opening, torso)))
 
 

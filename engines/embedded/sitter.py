@@ -54,18 +54,10 @@ class Sitters:
         if len(keep) == len(self.people):
             return self
         at = torch.tensor(keep, dtype=torch.long)
-        knob, build, tone = (
-            {name: t[at] for name, t in table.items()} for table in (self.knob, self.build, self.tone)
-        )
-        return Sitters(
-            tuple(self.people[i] for i in keep),
-            self.rows[at],
-            self.picture,
-            *(t[at] for t in (self.u, self.v, self.x, self.y)),
-            knob,
-            build,
-            tone,
-        )
+        grids = {name: getattr(self, name)[at] for name in ("rows", "u", "v", "x", "y")}
+        names = ("knob", "build", "tone")
+        tables = {name: {key: t[at] for key, t in getattr(self, name).items()} for name in names}
+        return replace(self, people=tuple(self.people[i] for i in keep), **grids, **tables)
 
     def band(self, top: float, bottom: float) -> Sitters:
         """The same people between two heights (in image widths) of the picture: less to compute."""
