@@ -55,9 +55,11 @@ class Sitters:
             return self
         at = torch.tensor(keep, dtype=torch.long)
         grids = {name: getattr(self, name)[at] for name in ("rows", "u", "v", "x", "y")}
-        names = ("knob", "build", "tone")
-        tables = {name: {key: t[at] for key, t in getattr(self, name).items()} for name in names}
-        return replace(self, people=tuple(self.people[i] for i in keep), **grids, **tables)
+        knob, build, tone = (
+            {name: t[at] for name, t in table.items()} for table in (self.knob, self.build, self.tone)
+        )
+        people = tuple(self.people[i] for i in keep)
+        return replace(self, people=people, knob=knob, build=build, tone=tone, **grids)
 
     def band(self, top: float, bottom: float) -> Sitters:
         """The same people between two heights (in image widths) of the picture: less to compute."""
