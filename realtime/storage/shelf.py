@@ -115,6 +115,7 @@ class Shelf:
             self.close()
 
     def close(self) -> None:
+        self._objects.close()
         self._catalogue.close()
 
     async def _write(self, file: File, number: int, body: Body | bytes) -> Part:
