@@ -41,3 +41,14 @@ def dots(count: int, size: int, cells: int, generator: Generator) -> tuple[Tenso
     at_x, at_y = (uniform((count, cells * cells), 0.25, 0.75, generator)[:, flat] for _ in range(2))
     chance = uniform((count, cells * cells), 0, 1, generator)[:, flat]
     return torch.hypot(x * cells - cell_x - at_x, y * cells - cell_y - at_y) / cells, chance
+
+
+def waves(count: int, size: int, amplitude: float, generator: Generator) -> Tensor:
+    """A smooth ridge line: [B, 1, size], around zero, in image widths."""
+    x = coordinates(size)[0][:, :1]
+    line = torch.zeros(count, 1, size)
+    for frequency, weight in ((1.1, 1.0), (2.3, 0.5), (4.1, 0.16)):
+        phase = uniform((count, 1, 1), 0, 6.2832, generator)
+        pace = frequency * uniform((count, 1, 1), 0.8, 1.2, generator)
+        line = line + weight * torch.sin(6.2832 * pace * x + phase)
+    return line * amplitude

@@ -146,6 +146,7 @@ def jungle(picture: Tensor, generator: Generator) -> Tensor:
     x, y = coordinates(size)
     picture = torch.lerp(picture, picture * _colour(0.62, 0.95, 0.55) + _colour(0.0, 0.05, 0.0), 0.5)
     leaves = 16
+    cover, shade = torch.zeros(count, size, size), torch.zeros(count, size, size)
     for index in range(leaves):
         along = (index + uniform((count, 1, 1), 0.1, 0.9, generator)) / leaves * 4
         side, at = along.floor(), along - along.floor()
@@ -160,10 +161,10 @@ def jungle(picture: Tensor, generator: Generator) -> Tensor:
         v = ((y - root_y) * turn.cos() - (x - root_x) * turn.sin()).abs()
         share = (u / length).clamp(0, 1)
         leaf = torch.maximum(v - wide * 4 * share * (1 - share), torch.maximum(-u, u - length))
-        green = _colour(0.10, 0.40, 0.12) * uniform((count, 1, 1, 1), 0.6, 1.4, generator)
-        green = green * (1 + 0.7 * coverage(v - 0.006, size).unsqueeze(1))
-        picture = blend(picture, green, coverage(leaf, size))
-    return picture
+        tone = uniform((count, 1, 1), 0.6, 1.4, generator) * (1 + 0.7 * coverage(v - 0.006, size))
+        leaf = coverage(leaf, size)
+        shade, cover = torch.lerp(shade, tone, leaf), torch.maximum(cover, leaf)
+    return blend(picture, _colour(0.10, 0.40, 0.12) * shade.unsqueeze(1), cover)
 
 
 def mars(picture: Tensor, generator: Generator) -> Tensor:
