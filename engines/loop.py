@@ -269,6 +269,7 @@ class Loop:
             buffering=submit.buffering,
             deadline=self._deadline(submit),
             weight=submit.weight,
+            account=submit.account,
         )
         self._supersede(self.schedule.submit(request, ready=job.image is None))
 

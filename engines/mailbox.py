@@ -20,6 +20,12 @@ class Request:
     buffering: int = 0  # waiting requests the session may hold, newest win; 0: all are kept
     deadline: float = math.inf  # absolute
     weight: float = 1.0
+    account: str = ""
+
+    @property
+    def payer(self) -> str:
+        """Whose turn it takes: sessions of one account take turns as one."""
+        return self.account or self.session
 
 
 @dataclass(slots=True, eq=False)  # identity: several may look alike

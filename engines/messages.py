@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Draw this. `session` is the unit of order, fairness and newest-wins."""
+    """Draw this. `session` is the unit of order and newest-wins, `account` that of fairness."""
 
     ticket: int  # unique per gateway, never reused
     session: str
@@ -44,7 +44,8 @@ class Submit:
     job: Job
     buffering: int = 0  # waiting frames the session may hold, newest win; 0 = never superseded
     deadline_s: float | None = None  # seconds after `received` in which the picture is worth most
-    weight: float = 1.0  # share of the engine relative to other sessions
+    weight: float = 1.0  # share of the engine relative to other accounts
+    account: str = ""  # who takes turns with the others, however many sessions they have; "" = the session
     watch: str = ""  # "start": Started is sent; "steps": a Preview after every step but the last, too
 
 

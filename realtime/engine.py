@@ -122,6 +122,7 @@ class Engine:
         deadline_s: float | None,
         weight: float,
         on_reply: Callable[[Reply], None],
+        account: str = "",
         watch: str = "",
         on_news: Callable[[News], None] | None = None,
     ) -> int:
@@ -133,7 +134,7 @@ class Engine:
         """
         self._last_ticket += 1
         ticket = self._last_ticket
-        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight, watch)
+        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight, account, watch)
         frame = self._frames[ticket] = _Frame(submit, on_reply, on_news)
         refusal = self._refusal(frame)
         if refusal is not None:

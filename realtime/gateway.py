@@ -55,6 +55,7 @@ from realtime.work import Work
 
 MAX_BODY = 64 * 1024  # of a token request
 MAX_TOKEN_S = 24 * 3600.0
+PIECE = 256 * 1024  # bytes of an answer that a reader is given `stall_s` for
 
 logger = log.get("realtime.gateway")
 
@@ -217,12 +218,23 @@ class Gateway:
     # ---- HTTP ----
 
     async def _http(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
+        async def put(message: Message) -> None:
+            # uvicorn takes all of a message at once, and waits for the reader with the next one.
+            body = memoryview(message.get("body", b""))
+            for at in range(0, len(body) or 1, PIECE):
+                more = message.get("more_body", False) or at + PIECE < len(body)
+                part = {"body": body[at : at + PIECE], "more_body": more} if body else {}
+                async with asyncio.timeout(self.settings.stall_s):
+                    await transmit({**message, **part})
+
         self.requests += 1
         self._count()
         try:
-            await self._answer(Request(scope, receive), transmit)
+            await self._answer(Request(scope, receive), put)
         except (ClientDisconnect, Broken):
             pass  # uvicorn closes a connection whose answer is not whole
+        except TimeoutError:  # closing it would wait for the reader that does not read
+            scope["extensions"]["realtime.abort"]()
         finally:
             self.requests -= 1
             self._count()

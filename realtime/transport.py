@@ -6,7 +6,7 @@ connection; websockets' core is left the handshake, control frames, fragments, a
 It parses for a millisecond before the loop turns (256 KiB of tiny frames are half a second), stops reading
 while the listener or the peer is behind, joins fragments as they come (a million empty ones cost nothing)
 and answers an empty close with 1000.
-`Requests` cuts a connection that does not finish its request.
+`Requests` cuts a connection that does not finish its request, or whose body stands still.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 
 TURN_S = 0.001  # of parsing before the loop turns
+MIN_BODY = 16 * 1024  # bytes of a request's body in `handshake_s`
 MAX_UNREAD = 1024 * 1024  # bytes of our own answers the peer may leave unread before we stop reading it
 CLOSE_EMPTY = Close(1000, "").serialize()
 TEXT, BINARY = 0x81, 0x82  # first byte of a message that is one frame (RFC 6455 section 5.2)
@@ -279,10 +280,12 @@ class Frames(WebSocketsSansIOProtocol):
 
 class Requests(HttpToolsProtocol):
     """`Config.http`. A connection has `handshake_s` from its first moment to the end of its request, and
-    again for each request after that. uvicorn has no such limit (a partial request stayed open > 40 s)."""
+    again for each request after that; a body may take longer while it moves. uvicorn has no such limit (a
+    partial request stayed open > 40 s). Its scope carries `extensions["realtime.abort"]`."""
 
     handshake_s = 10.0
     _deadline: asyncio.TimerHandle | None = None
+    _brought = 0  # bytes of the body since the deadline was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -294,8 +297,14 @@ class Requests(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = {"realtime.abort": self.transport.abort}
+        self._brought = 0
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.handshake_s, self._cut)
+
+    def on_body(self, body: bytes) -> None:
+        self._brought += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._relax()
@@ -312,4 +321,8 @@ class Requests(HttpToolsProtocol):
 
     def _cut(self) -> None:
         self._deadline = None
-        self.transport.abort()
+        if self._brought >= MIN_BODY or (self._brought and self.flow.read_paused):  # paused: we are behind
+            self._brought = 0
+            self._deadline = self.loop.call_later(self.handshake_s, self._cut)
+        else:
+            self.transport.abort()

@@ -1,9 +1,9 @@
 """The one way to draw over HTTP, for runs, streams and the queue: from a payload to an answer to replay.
 
 How a caller's requests share the engine with live sessions: each has a place, which is a session of the
-engine, and the places of one caller together weigh what one live session weighs, however many are taken.
-So a hundred requests at once are drawn in large batches while nobody else wants the engine, and hold
-nobody up who does.
+engine, and all places of one caller are one account there, which takes turns with the live sessions as one
+of them. So a hundred requests at once are drawn in large batches while nobody else wants the engine, and
+hold nobody up who does.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
 from engines.messages import Done, Dropped, Job, Preview, Refused, Started
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Lane = Literal["run", "queue"]
 
 PLACES = 16  # of one caller: as many as the largest UNet call has
-SHARES: dict[Lane, float] = {"run": 1.0, "queue": 0.25}  # of what one live session gets
+SHARES: dict[Lane, float] = {"run": 1.0, "queue": 0.25}  # of a caller's turns; a live session's are 1
 START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
 BILLED = {"x-fal-billable-units": "1"}
 
@@ -195,7 +195,8 @@ class Work:
                     job=job,
                     buffering=0,
                     deadline_s=None,
-                    weight=place.weight,
+                    weight=SHARES[order.lane],
+                    account=place.account,
                     on_reply=lambda answer: None if reply.done() else reply.set_result(answer),
                     watch="steps" if order.on_preview else "start",
                     on_news=partial(_told, order, job, patience),
@@ -220,7 +221,7 @@ class Work:
         key = order.lane, order.caller.key_id
         places = self._places.get(key)
         if places is None:
-            places = self._places[key] = Places(f"{order.lane}:{order.caller.key_id}", SHARES[order.lane])
+            places = self._places[key] = Places(f"{order.lane}:{order.caller.key_id}")
         most = self._gateway.settings.max_runs
         if order.lane == "run" and places.wanted >= most:
             raise TooMuch(f"{most} runs of this key are being drawn or wait, the most it may have")
@@ -254,28 +255,28 @@ def _told(order: _Order, job: Job, patience: asyncio.Timeout, news: Started | Pr
 @dataclass(frozen=True, slots=True)
 class Place:
     session: str  # of the engine
-    weight: float
+    account: str
 
 
 class Places:
     """A caller's places at the engine, and the line of requests that wait for one."""
 
-    def __init__(self, name: str, share: float) -> None:
+    def __init__(self, account: str) -> None:
         self.wanted = 0  # places that are taken or waited for
-        self._name, self._share = name, share
+        self._account = account
         self._room = asyncio.Semaphore(PLACES)  # first come, first served
-        self._free = list(range(PLACES))  # a heap: a caller with one request at a time has one session
+        self._free = deque(f"{account}:{number}" for number in range(PLACES))
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Place]:
         self.wanted += 1
         try:
             async with self._room:
-                number = heappop(self._free)
+                session = self._free.popleft()
                 try:
-                    yield Place(f"{self._name}:{number}", self._share / (PLACES - len(self._free)))
+                    yield Place(session, self._account)
                 finally:
-                    heappush(self._free, number)
+                    self._free.append(session)
         finally:
             self.wanted -= 1
 

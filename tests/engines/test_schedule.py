@@ -364,6 +364,22 @@ def test_a_session_of_double_weight_gets_double_service():
     assert sum(ticket % 2 == 0 for ticket in begun) == pytest.approx(60, abs=2)
 
 
+def test_sessions_of_one_account_take_turns_as_one():
+    plan = schedule(buckets=(1,))
+    for n in range(0, 200, 2):
+        plan.submit(request(n, f"run {n % 32}", steps=1, account="runs"))
+        plan.submit(request(n + 1, "live", steps=1))
+    begun = [ticket for _ in range(60) for ticket in tickets(boundary(plan))]
+    assert sum(ticket % 2 for ticket in begun) == pytest.approx(30, abs=2)
+
+
+def test_sessions_of_one_account_are_drawn_together():
+    plan = schedule()
+    for n in range(4):
+        plan.submit(request(n, account="runs"))
+    assert plan.admit(0.0).begin == [0, 1, 2, 3]
+
+
 def test_who_was_away_has_saved_nothing_up():
     plan = schedule(buckets=(1,))
     for n in range(50):
@@ -424,9 +440,10 @@ class Crowd(RuleBasedStateMachine):
         count=st.sampled_from([1, 1, 1, 1, 3, 8]),
         slo=st.sampled_from([math.inf, 0.05, 0.2, 0.5]),
         weight=st.sampled_from([1.0, 1.0, 3.0]),
+        account=st.sampled_from(["", "", "x", "y"]),
         has_picture=st.booleans(),
     )
-    def submit(self, session, lane, steps, slots, count, slo, weight, has_picture):
+    def submit(self, session, lane, steps, slots, count, slo, weight, account, has_picture):
         ticket = len(self.all)
         request = self.all[ticket] = Request(
             ticket,
@@ -439,6 +456,7 @@ class Crowd(RuleBasedStateMachine):
             buffering="pqrst".index(session) % 3,
             deadline=self.now + slo,
             weight=weight,
+            account=account,
         )
         self.held.add(ticket)
         if has_picture:
