@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 PROMPT_CHARS = 4000  # CLIP reads 77 tokens a chunk; more text than this only costs time
@@ -157,28 +157,11 @@ class ImageSize(BaseModel):
     def pair(self) -> tuple[int, int]:
         return self.width, self.height
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
-
-    @model_validator(mode="after")
-    def _few_enough_pixels(self) -> ImageSize:
-        if self.width * self.height > MAX_PIXELS:
-            raise PydanticCustomError(
-                "image_too_large",
-                "{width}x{height} is {pixels} pixels, the limit is {limit}",
-                {
-                    "width": self.width,
-                    "height": self.height,
-                    "pixels": self.width * self.height,
-                    "limit": MAX_PIXELS,
-                },
-            )
-        return self
-
 
 def _preset(value: Any) -> Any:
+    """What was sent as a map without nulls."""
+    if isinstance(value, Mapping):
+        return {k: v for k, v in value.items() if v is not None} if None in value.values() else value
     if not isinstance(value, str):
         return value
     if value not in PRESETS:
@@ -191,7 +174,23 @@ def _preset(value: Any) -> Any:
     return {"width": width, "height": height}
 
 
+def _few_enough_pixels(size: ImageSize | None) -> ImageSize | None:
+    if size and size.width * size.height > MAX_PIXELS:
+        raise PydanticCustomError(
+            "image_too_large",
+            "{width}x{height} is {pixels} pixels, the limit is {limit}",
+            {
+                "width": size.width,
+                "height": size.height,
+                "pixels": size.width * size.height,
+                "limit": MAX_PIXELS,
+            },
+        )
+    return size
+
+
 Size = Annotated[
     ImageSize | None,
     BeforeValidator(_preset, json_schema_input_type=Preset | ImageSize),
+    AfterValidator(_few_enough_pixels),
 ]
