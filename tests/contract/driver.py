@@ -12,41 +12,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import inspect
-import ipaddress
 import json
 import os
-import re
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
-FAL = re.compile(r"(^|\.)fal\.(run|ai|media)$")
-names_port = int(os.environ.get("FAL_NAMES_PORT", "0"))
+import names
 
-
-def map_names() -> None:
-    """As a hosts file and port 443 would; nothing outside loopback can be reached from here."""
-    lookup, connect = socket.getaddrinfo, socket.socket.connect
-
-    def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
-        name = host.decode() if isinstance(host, bytes) else host
-        return lookup("127.0.0.1" if names_port and FAL.search(name or "") else host, *rest, **options)
-
-    def connect_here(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6):
-            host, port = address[:2]
-            if not ipaddress.ip_address(host).is_loopback:
-                raise OSError(f"a contract test tried to reach {host}")
-            # Not in getaddrinfo: anyio takes only the host from it and keeps the port of the URL.
-            address = (host, names_port if names_port and port == 443 else port, *address[2:])
-        connect(self, address)
-
-    socket.getaddrinfo = getaddrinfo
-    socket.socket.connect = connect_here  # type: ignore[method-assign, assignment]
-
-
-map_names()
+names.map_to(int(os.environ.get("FAL_NAMES_PORT", "0")))
 import fal_client  # noqa: E402
 import fal_client.client  # noqa: E402
 
