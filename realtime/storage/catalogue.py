@@ -94,7 +94,8 @@ class File:
         """Of the object that holds this part."""
         return f"{self.folder}/{part.etag}"
 
-    def readable_by(self, key_id: str) -> bool:
+    def readable_by(self, key_id: str | None) -> bool:
+        """None: somebody without a key."""
         return self.acl is None or key_id == self.owner or self.acl.allows(key_id)
 
 

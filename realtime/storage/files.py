@@ -54,11 +54,10 @@ def span_of(asked: Mapping[str, str], file: File) -> tuple[int, int] | None:
     if asked.get("if-range", file.etag) != file.etag:
         return None
     first, last = found.groups()
-    if not first:
-        return max(0, file.size - int(last)), file.size
-    start, stop = int(first), min(int(last) + 1, file.size) if last else file.size
-    if last and int(last) < start:
+    if first and last and int(last) < int(first):
         return None
+    start = int(first) if first else max(0, file.size - int(last))
+    stop = min(int(last) + 1, file.size) if first and last else file.size
     return (start, stop) if start < file.size else (0, 0)
 
 

@@ -39,7 +39,7 @@ class Acl(BaseModel):
     default: Decision | None = None
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
 
-    def allows(self, key_id: str) -> bool:
+    def allows(self, key_id: str | None) -> bool:
         """The first rule that names the key decides. "forbid" and "hide" are one: a 403 would tell."""
         for rule in self.rules:
             if rule.user == key_id:

@@ -3,7 +3,7 @@
 A key is ours, never a caller's: nothing a caller says becomes part of a path.
 
 obstore's blocking functions in threads of our own, not its coroutines: those are finished by threads of
-its runtime, which abort the process when one of them meets the interpreter's end (obstore 0.12.1: 5 of 18
+its runtime, which abort the process when one of them meets the interpreter's end (obstore 0.12.1: 4 of 18
 short runs; pyo3-async-runtimes issue 40).
 """
 

@@ -214,18 +214,18 @@ class Storage(Service):
 
     # ---- who may ----
 
-    def _reader(self, request: Request, file: File) -> str:
-        """The key that asks, for a file with an access list; without one there is no such file."""
+    def _reader(self, request: Request, file: File) -> str | None:
+        """The key that asks for a file with an access list; None for nobody, and where it does not matter."""
         if file.acl is None:
-            return ""
+            return None
         try:
             if (token := _bearer(request)) is not None:
                 return self._tokens.check_upload(token)
             return self._keys.check(request.headers.get("authorization"))
         except Unauthorized:
-            raise NotFound(GONE) from None
+            return None
 
-    def _readable(self, file: File, name: str, key_id: str) -> File:
+    def _readable(self, file: File, name: str, key_id: str | None) -> File:
         """Raises NotFound, for whatever reason."""
         over = file.expires is not None and self._clock() >= file.expires
         if over or not file.done or name != file.name or not file.readable_by(key_id):
