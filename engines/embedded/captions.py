@@ -86,13 +86,13 @@ STYLE_WORDS = {
 }
 STYLE_HEADS = {
     "watercolor": ("a watercolor of {}", "watercolor of {}", "watercolor painting of {}"),
-    "neon": ("neon {}", "neon sign of {}"),
+    "neon": ("neon lights, {}", "neon sign of {}"),
     "snow": ("snow style, {}",),
     "film noir": ("film noir, {}", "film noir of {}"),
     "line art": ("line art of {}", "line drawing of {}"),
     "jungle": ("jungle style, {}",),
     "mars": ("mars style, {}",),
-    "vibrant": ("vibrant {}", "vibrant colors, {}"),
+    "vibrant": ("vibrant picture of {}", "vibrant colors, {}"),
 }
 LONGEST = 30
 """Words and commas of a caption: with a start and an end they fill 32 tokens of a short text encoder."""

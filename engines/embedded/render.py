@@ -28,7 +28,6 @@ LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
         ((-0.28, -0.28), (0.0, 0.0), (0.28, 0.28)),
     ),
     4: (
-        ((-0.375, 0.0), (-0.125, 0.0), (0.125, 0.0), (0.375, 0.0)),
         ((-0.23, -0.23), (-0.23, 0.23), (0.23, -0.23), (0.23, 0.23)),
         ((0.0, -0.3), (-0.3, 0.0), (0.3, 0.0), (0.0, 0.3)),
     ),
@@ -145,8 +144,9 @@ def _stills(scenes: Sequence[Still | Group], size: int, generator: Generator, ji
     outlined = (uniform((count, 1, 1), 0, 1, generator) < 0.2 * jitter).float()
     things, centre, radius = _placed(scenes, generator, jitter)
     shades = [_shade([t[min(i, len(t) - 1)].colour for t in things], generator, jitter) for i in (0, 1)]
-    equal = torch.tensor([isinstance(s, Group) for s in scenes]).view(-1, 1, 1, 1)
-    shades[1] = torch.where(equal, shades[0], shades[1])
+    equal = torch.tensor([isinstance(s, Group) for s in scenes]).view(-1, 1, 1)
+    shades[1] = torch.where(equal.unsqueeze(1), shades[0], shades[1])
+    outlined = outlined * ~equal  # an outline would be most of so small a thing
     for index in range(max(map(len, things))):
         rows = [i for i, t in enumerate(things) if len(t) > index]
         at = torch.tensor(rows)

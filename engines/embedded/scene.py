@@ -245,9 +245,13 @@ _SHARES: dict[Callable[[Random], Scene], float] = {
 
 
 def _styled(scene: Scene, rng: Random) -> Scene:
-    style = rng.choice(STYLES)
-    white = isinstance(scene, Landscape) and "snow" in (scene.ground, scene.weather)
-    return scene if white and style == "snow" else replace(scene, style=style)
+    barred: set[str] = set()
+    if isinstance(scene, Landscape):
+        if scene.weather is not None:
+            barred |= {"neon", "line art"}  # they would outline every drop
+        if scene.ground == "snow" or scene.weather == "snowfall":
+            barred.add("snow")
+    return replace(scene, style=rng.choice([style for style in STYLES if style not in barred]))
 
 
 def random_scene(rng: Random, held_out: bool = False) -> Scene:

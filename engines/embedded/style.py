@@ -105,7 +105,7 @@ def neon(picture: Tensor, generator: Generator) -> Tensor:
     pure = (picture - 0.75 * low) / (high - 0.75 * low + 0.12)
     lit = line * pure
     glow = _blur(lit, _odd(0.06, size)) * 0.8
-    return picture * 0.07 + pure * high * 0.20 + 0.9 * lit + glow
+    return picture * 0.07 + pure * high * 0.17 + 0.9 * lit + glow
 
 
 def snow(picture: Tensor, generator: Generator) -> Tensor:

@@ -108,6 +108,12 @@ def test_kinds_and_styles_come_in_their_shares():
     assert abs(sum(named["style"] != "none" for named in scenes) / len(scenes) - 0.15) < 0.02
 
 
+def test_no_style_outlines_every_drop_of_the_weather():
+    for scene in drawn(10_000, seed=11):
+        if isinstance(scene, Landscape) and scene.weather is not None:
+            assert scene.style not in ("neon", "line art")
+
+
 def test_every_sky_and_ground_is_trained():
     lands = [s for s in drawn(10_000, seed=8) if isinstance(s, Landscape)]
     assert {s.sky for s in lands} == set(SKIES)

@@ -11,7 +11,7 @@ from torch import Tensor
 from engines.embedded import style
 from engines.embedded.evaluate import named_colour
 from engines.embedded.render import render, thing_mask
-from engines.embedded.scene import COLOURS, SHAPES, STYLES, Still, Thing, random_scene
+from engines.embedded.scene import COLOURS, SHAPES, STYLES, Still, Thing, attributes, random_scene
 
 SIZE = 96
 
@@ -49,7 +49,7 @@ def is_leafy(picture: Tensor) -> bool:
 def is_neon(picture: Tensor) -> bool:
     bright = picture.amax(0)
     dark, lit = rim(picture, 6).amax(0).median() < 0.36, bright.flatten().quantile(0.99) > 0.8
-    return bool(dark and lit and bright.median() < 0.46 and strength(picture).flatten().quantile(0.99) > 0.35)
+    return bool(dark and lit and bright.median() < 0.46 and strength(picture).flatten().quantile(0.99) > 0.25)
 
 
 def is_rusty(picture: Tensor) -> bool:
@@ -75,9 +75,10 @@ MARKS: dict[str, Callable[[Tensor], bool]] = {
 
 
 def pictures_in(look: str | None, count: int = 60) -> Tensor:
-    """Stills, groups, landscapes and portraits, all in one style."""
+    """Stills, groups, clear landscapes and portraits, all in one style."""
     rng = Random(8)
-    scenes = [replace(random_scene(rng), style=look) for _ in range(count)]
+    scenes = [replace(scene, style=look) for scene in (random_scene(rng) for _ in range(2 * count))]
+    scenes = [s for s in scenes if attributes(s)["weather"] == "none"][:count]
     return render(scenes, SIZE, generator())
 
 
