@@ -162,3 +162,40 @@ def test_loading_tells_its_stages_in_order(folder: Any) -> None:
     assert told[-1] == ("warm", 2, 2)
     assert made.models[0].name not in ("", str(folder()))
     assert "/" not in made.models[0].name
+
+
+# ---- previews ----
+
+
+@pytest.mark.parametrize("options", [{}, {"vae": "kl"}])
+def test_the_preview_of_the_last_step_is_the_picture(pipeline: Any, options: dict[str, Any]) -> None:
+    ours = pipeline(**options)
+    (row,) = ours.rows(JOB, None)
+    for _ in range(JOB.steps):
+        ours.step([row], ours.buckets[-1])
+    assert np.array_equal(ours.preview(row, ours.peek(row)), ours.decode([row])[0])
+
+
+def test_a_preview_shows_what_a_mask_keeps_as_it_is(pipeline: Any) -> None:
+    ours = pipeline()
+    job = replace(JOB, image=PICTURE, mask=MASK, strength=0.8, steps=4)
+    inputs = ours.decode_inputs(job)
+    (row,) = ours.rows(job, inputs)
+    ours.step([row], 1)
+    peeked = ours.peek(row)
+    kept = (row.mask == 0).expand_as(peeked)
+    assert kept.any()
+    assert not kept.all()
+    clean = ours.codec.factor * ours.codec.encode(inputs.picture).mean
+    assert np.allclose(peeked[kept], clean[kept], atol=1e-4), "without the noise of the step"
+    assert not np.allclose(row.latents[kept], clean[kept], atol=1e-2)
+
+
+def test_looking_at_a_row_changes_nothing(pipeline: Any) -> None:
+    ours = pipeline()
+    (seen,), (unseen,) = ours.rows(JOB, None), ours.rows(JOB, None)
+    for _ in range(JOB.steps):
+        for row in (seen, unseen):
+            ours.step([row], 1)
+        ours.preview(seen, ours.peek(seen))
+    assert seen.latents.equal(unseen.latents)

@@ -107,6 +107,9 @@ def test_the_tiny_vae_beside_the_full_one_is_taken_on_request(
     assert type(load(full).vae).__name__ == "AutoencoderKL"
     assert type(load(full, vae="full").vae).__name__ == "AutoencoderKL"
     assert type(load(full, vae="tiny").vae).__name__ == "AutoencoderTiny"
+    assert type(load(full).vae_tiny).__name__ == "AutoencoderTiny", "previews take it without being asked"
+    assert load(full, vae="tiny").vae_tiny is None
+    assert load(folder(vae="kl")).vae_tiny is None
     with pytest.raises(model.Unloadable, match="has a tiny VAE only"):
         load(folder(), vae="full")
 
