@@ -6,9 +6,9 @@ Source: the app's types in fal's client package.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+from msgspec.structs import replace
 from pydantic import ConfigDict, Field
 
 from engines.messages import Done, Job

@@ -6,9 +6,9 @@ warnings. Source: the app's types in fal's client package; fal-client's own test
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 
+from msgspec.structs import replace
 from pydantic import ConfigDict, Field
 
 from realtime.apps.app import App

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engines.messages import Job, Model
 from realtime.apps.fields import Source
@@ -16,8 +17,7 @@ SQUARE = (512, 512)  # fal-ai/lcm: text-to-image without a size
 TRAINING_STEPS = 50  # of the schedule LCM was distilled on: strength has this many notches
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True, gc=False):
     """What a request asks for, whatever its app calls it. Sizes in pixels."""
 
     prompt: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.image_processor import VaeImageProcessor
+from msgspec.structs import replace
 from torch import Generator, Tensor
 
 from engines.embedded import WEIGHTS
