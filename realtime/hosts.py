@@ -105,6 +105,7 @@ def forwarded(scope: MutableMapping[str, Any], trusted: Networks) -> MutableMapp
         peer = ip_address(scope["client"][0])
     except ValueError:
         return scope
+    peer = getattr(peer, "ipv4_mapped", None) or peer
     if not any(peer in network for network in trusted):
         return scope
     said = {

@@ -1,8 +1,12 @@
 """Which of fal's hosts a request means, and which pages may send one."""
 
-import pytest
+from ipaddress import ip_network
+from typing import Any
 
-from realtime.hosts import Role, Target, origin_allowed, target
+import pytest
+from starlette.requests import HTTPConnection
+
+from realtime.hosts import Role, Target, base_of, forwarded, origin_allowed, queue_base_of, target
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,106 @@ def test_a_name_that_was_rebound_to_loopback_is_not_the_same_host_on_an_open_ser
 def test_a_page_of_the_very_host_may_come_where_keys_decide():
     assert origin_allowed("https://images.example", "images.example", [], keys_required=True)
     assert not origin_allowed("https://other.example", "images.example", [], keys_required=True)
+
+
+# ---- links back to us ----
+
+
+def asked(named: str, path: str = "/", /, peer: str = "127.0.0.1", **headers: str) -> dict[str, Any]:
+    """The scope of a request over plain HTTP."""
+    given = {"host": named, **{f"x-forwarded-{name}": value for name, value in headers.items()}}
+    pairs = [(name.encode(), value.encode()) for name, value in given.items()]
+    return {"type": "http", "scheme": "http", "client": (peer, 5), "path": path, "headers": pairs}
+
+
+def bases(scope: Any) -> tuple[str, str]:
+    """What the links to files and to the queue start with, for the client of this request."""
+    request = HTTPConnection(scope)
+    to = target(request.headers["host"], scope["path"])
+    return base_of(request, to), queue_base_of(request, to)
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "files", "queue"),
+    [
+        ("localhost:8000", "/fal-ai/lcm", "http://localhost:8000", "http://localhost:8000"),
+        ("[::1]:8000", "/fal-ai/lcm", "http://[::1]:8000", "http://[::1]:8000"),
+        (
+            "localhost:8000",
+            "/__h/queue.fal.run/fal-ai/lcm",
+            "http://localhost:8000",
+            "http://localhost:8000/__h/queue.fal.run",
+        ),
+        (
+            "localhost:8000",
+            "/__h/fal.run/fal-ai/lcm",
+            "http://localhost:8000",
+            "http://localhost:8000/__h/queue.fal.run",
+        ),
+        # names that are mapped here are so with TLS, and all of them
+        ("queue.fal.run", "/fal-ai/lcm", "https://v3.fal.media", "https://queue.fal.run"),
+        ("fal.run:443", "/fal-ai/lcm", "https://v3.fal.media", "https://queue.fal.run"),
+    ],
+)
+def test_links_lead_where_the_client_came_from(host: str, path: str, files: str, queue: str):
+    assert bases(asked(host, path)) == (files, queue)
+
+
+PROXY = [ip_network("127.0.0.0/8"), ip_network("fd00::/8")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({}, "http://inner:8000"),
+        ({"proto": "https"}, "https://inner:8000"),
+        ({"proto": "HTTPS", "host": "a.example:8443"}, "https://a.example:8443"),
+        ({"host": "a.example, inner.example", "proto": "https, http"}, "https://a.example"),
+        ({"host": "a.example", "prefix": "/lcm/v1/"}, "http://a.example/lcm/v1"),
+        ({"host": "[2001:db8::1]:80"}, "http://[2001:db8::1]:80"),
+        # what no proxy writes is as if it were not there
+        ({"proto": "gopher"}, "http://inner:8000"),
+        ({"host": "a.example/evil?"}, "http://inner:8000"),
+        ({"host": "a b"}, "http://inner:8000"),
+        ({"prefix": "//evil.example"}, "http://inner:8000"),
+        ({"prefix": "/a?b"}, "http://inner:8000"),
+        ({"prefix": "lcm"}, "http://inner:8000"),
+    ],
+)
+def test_a_trusted_proxy_is_believed(headers: dict[str, str], base: str):
+    assert bases(forwarded(asked("inner:8000", **headers), PROXY))[0] == base
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "not an address"])
+def test_anybody_else_is_not(peer: str):
+    scope = asked("inner:8000", peer=peer, host="evil.example", proto="https", prefix="/x")
+    assert forwarded(scope, PROXY) is scope
+
+
+def test_a_proxy_on_a_unix_socket_or_none_at_all_is_not_believed():
+    assert (
+        forwarded({**asked("inner", host="evil.example"), "client": None}, PROXY)["headers"][0][1] == b"inner"
+    )
+    assert bases(forwarded(asked("inner", host="evil.example"), []))[0] == "http://inner"
+
+
+def test_a_proxy_is_known_by_its_ipv4_address_on_a_listener_for_both():
+    scope = asked("inner", peer="::ffff:127.0.0.1", host="a.example")
+    assert bases(forwarded(scope, PROXY))[0] == "http://a.example"
+
+
+@pytest.mark.parametrize("path", ["/lcm/fal-ai/lcm", "/fal-ai/lcm"])
+def test_the_prefix_is_cut_off_the_path_unless_the_proxy_did(path: str):
+    scope = forwarded(asked("inner", path, prefix="/lcm"), PROXY)
+    assert (scope["path"], scope["root_path"]) == ("/fal-ai/lcm", "/lcm")
+
+
+def test_a_forwarded_host_decides_the_role():
+    scope = forwarded(asked("inner", "/fal-ai/lcm", host="queue.fal.run"), PROXY)
+    assert target(HTTPConnection(scope).headers["host"], scope["path"]).role is Role.QUEUE
+
+
+def test_the_scheme_of_a_socket_is_that_of_a_socket():
+    scope = {**asked("inner", proto="https"), "type": "websocket", "scheme": "ws"}
+    assert forwarded(scope, PROXY)["scheme"] == "wss"
+    assert bases(forwarded(scope, PROXY))[0] == "https://inner"
