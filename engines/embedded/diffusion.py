@@ -1,4 +1,4 @@
-"""Stage 1: the conditional diffusion teacher, v-prediction, text encoder trained jointly.
+"""Stage 2: the conditional diffusion teacher, v-prediction, text encoder trained further.
 
 Everything is built from stock diffusers and transformers classes: no code of ours is needed to load it.
 """

@@ -1,4 +1,4 @@
-"""Stage 2: latent consistency distillation of the teacher into a one-to-four-step student.
+"""Stage 3: latent consistency distillation of the teacher into a one-to-four-step student.
 
 Source: Luo et al. 2023, "Latent Consistency Models" (arXiv 2310.04378), algorithm 1: a guided DDIM step of
 the teacher from t to t - 20 gives the point at which the student's average must agree with the student at t.

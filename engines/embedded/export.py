@@ -17,16 +17,16 @@ from engines.embedded.training import Teacher
 PROMPTS = (
     "a red circle on a blue background",
     "green hills under a night sky",
-    "the sea at sunset",
-    "a forest under a blue sky",
-    "a golden field on a cloudy day",
-    "an orange ball on a green background",
-    "a forest at night",
-    "purple hills at sunset",
-    "green hills under a blue sky",
-    "a desert under a starry sky",
-    "snow under a clear sky",
-    "a purple circle on a yellow background",
+    "a portrait of a woman with long blonde hair and blue eyes, smiling",
+    "three yellow stars on a purple background",
+    "the sea at sunset with a boat",
+    "a smiling man with a beard and a red cap",
+    "a big green heart in the top left on a white background",
+    "a house on snowy hills under a starry sky",
+    "a blue square to the left of an orange triangle on a white background",
+    "an avatar of a girl with curly pink hair and glasses",
+    "a forest under a blue sky, watercolor",
+    "a white star on a black background, neon style",
 )
 
 

@@ -37,14 +37,15 @@ class Pool:
         self.scenes += scenes
         self.blocks.append((latents.float() * self.ae.config.scaling_factor).half().contiguous())
 
-    def batch(self, count: int) -> tuple[Tensor, list[str]]:
-        """(latents [count, 4, h, w] float32, captions), drawn with replacement."""
+    def batch(self, count: int) -> tuple[Tensor, list[str], list[Scene]]:
+        """(latents [count, 4, h, w] float32, captions, their scenes), drawn with replacement."""
         if len(self.blocks) > 64 or not len(self.latents):
             self.latents = torch.cat([*([self.latents] if len(self.latents) else []), *self.blocks])
             self.blocks = []
         rows = torch.randint(0, len(self.latents), (count,), generator=self.generator)
-        words = [caption(self.scenes[int(row)], self.rng) for row in rows]
-        return self.latents[rows.to(self.latents.device)].float(), words
+        scenes = [self.scenes[int(row)] for row in rows]
+        words = [caption(scene, self.rng) for scene in scenes]
+        return self.latents[rows.to(self.latents.device)].float(), words, scenes
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -29,6 +29,11 @@ class Preset:
     channels: tuple[int, ...]
     pool: int  # latents encoded before the first step
     fresh: int  # latents added to the pool each step
+    # The text encoder before the UNet
+    read_steps: int
+    read_batch: int
+    read_rate: float
+    # The teacher
     legs: tuple[tuple[int, float], ...]  # (steps, peak rate) of each cosine of the teacher
     batch: int
     ema: float
@@ -58,7 +63,7 @@ CPU = Preset(
     ae_width=32,
     ae_encoder=(0, 1, 1, 2),
     ae_decoder=(2, 2, 2, 0),
-    ae_steps=4500,
+    ae_steps=7500,
     ae_batch=16,
     ae_crop=64,
     ae_rate=4e-3,
@@ -66,9 +71,12 @@ CPU = Preset(
     text_width=128,
     text_layers=2,
     channels=(48, 128),
-    pool=6_000,
-    fresh=2,
-    legs=((5338, 2e-3), (2000, 1e-3)),
+    pool=12_000,
+    fresh=3,
+    read_steps=3000,
+    read_batch=64,
+    read_rate=3e-3,
+    legs=((6000, 2e-3),),
     batch=32,
     ema=0.999,
     lcd_steps=600,
@@ -98,6 +106,9 @@ GPU = Preset(
     channels=(64, 96, 160),
     pool=200_000,
     fresh=64,
+    read_steps=4000,
+    read_batch=1024,
+    read_rate=3e-3,
     legs=((8000, 2e-3),),
     batch=1024,
     ema=0.999,
@@ -127,6 +138,9 @@ SMOKE = Preset(
     channels=(16, 32),
     pool=64,
     fresh=1,
+    read_steps=60,
+    read_batch=16,
+    read_rate=3e-3,
     legs=((40, 2e-3),),
     batch=16,
     ema=0.9,

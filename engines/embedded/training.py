@@ -1,4 +1,4 @@
-"""The recipe end to end: codec, latent pool, teacher, student, decoder polish. Every stage resumes."""
+"""The recipe end to end: codec, latent pool, text, teacher, student, polish. Every stage resumes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from random import Random
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from rich.progress import track
 from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,6 +25,7 @@ from engines.embedded.loop import Loop
 from engines.embedded.optimiser import Average, Pair, cosine, rate_at
 from engines.embedded.pool import Pool
 from engines.embedded.presets import Preset
+from engines.embedded.reading import Reader, labels_of, reading_loss
 from engines.embedded.vocabulary import token_ids, tokenizer_for
 
 Look = Callable[["Teacher", int], None]
@@ -105,7 +107,7 @@ def latent_std(ae: AutoencoderTiny, preset: Preset) -> float:
 
 @dataclass
 class Teacher:
-    """What stage 1 leaves behind. The weights are the averaged ones."""
+    """What stage 2 leaves behind. The weights are the averaged ones."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
@@ -126,24 +128,62 @@ def ids_of(tokenizer: CLIPTokenizer, captions: list[str], preset: Preset) -> Ten
     return torch.tensor(token_ids(tokenizer, captions), device=preset.device)
 
 
+def gather(preset: Preset, folder: Path, ae: AutoencoderTiny) -> Pool:
+    """The first scenes and their latents, drawn once and kept in pool.pt."""
+    rng, generator = Random(preset.seed + 3), Generator().manual_seed(preset.seed + 3)
+    pool, kept = Pool(ae, preset.size, rng, generator, preset.device), folder / "pool.pt"
+    if kept.exists():
+        pool.load_state_dict(torch.load(kept, weights_only=False))
+        return pool
+    for _ in track(range(preset.pool // 50 + 1), "drawing scenes"):
+        pool.grow(50)
+    torch.save(pool.state_dict(), kept)
+    return pool
+
+
+def train_text(preset: Preset, folder: Path, teacher: Teacher, pool: Pool) -> None:
+    """Stage 1: the teacher's text encoder, in place; averaged weights."""
+    torch.manual_seed(preset.seed + 6)
+    reader = Reader(preset.text_width, preset.size // 8).to(preset.device)
+    modules = torch.nn.ModuleList([teacher.text_encoder, reader])
+    optimiser, average = Pair(modules, preset.read_rate), Average(modules, 0.998)
+    rng, generator = Random(preset.seed + 6), Generator().manual_seed(preset.seed + 6)
+    parts = {"modules": modules, "opt": optimiser, "ema": average}
+    loop = Loop(folder, "text", preset.read_steps, parts, rng, generator)
+    pool.rng, pool.generator = rng, generator
+
+    def take(step: int) -> float:
+        latents, captions, scenes = pool.batch(preset.read_batch)
+        ids, labels = ids_of(teacher.tokenizer, captions, preset), labels_of(scenes).to(preset.device)
+        with autocast(preset):
+            loss = reading_loss(teacher.text_encoder, reader, ids, latents.to(preset.device), labels)
+        loss.backward()
+        optimiser.step(cosine(step, preset.read_steps, preset.read_rate))
+        average.update()
+        return float(loss.detach())
+
+    loop.run(take)
+    average.swap()
+
+
 def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look) -> tuple[Teacher, Pool]:
-    """Stage 1. `look(teacher, step)` is called with the averaged weights in place after each checkpoint."""
+    """Stage 2. `look(teacher, step)` is called with the averaged weights in place after each checkpoint."""
     teacher = new_teacher(preset)
+    pool = gather(preset, folder, ae)
+    train_text(preset, folder, teacher, pool)
     modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
     # The guidance input is zero until distillation, and conditioning on it costs nothing here.
     optimiser, average = Pair(modules, preset.legs[0][1]), Average(modules, preset.ema)
     rng, generator = Random(preset.seed + 3), Generator().manual_seed(preset.seed + 3)
-    pool = Pool(ae, preset.size, rng, generator, preset.device)
+    pool.rng, pool.generator = rng, generator
     parts = {"modules": modules, "opt": optimiser, "ema": average, "pool": pool}
     loop = Loop(folder, "teacher", preset.steps, parts, rng, generator)
-    while len(pool) < preset.pool:
-        pool.grow(min(50, preset.pool - len(pool)))
     forward = torch.compile(teacher.unet, dynamic=False) if preset.compile else teacher.unet
 
     def take(step: int) -> float:
         if preset.fresh and step % 4 == 0:
             pool.grow(4 * preset.fresh)
-        latents, captions = pool.batch(preset.batch)
+        latents, captions, _ = pool.batch(preset.batch)
         ids = ids_of(teacher.tokenizer, drop_captions(captions, rng), preset)
         with autocast(preset):
             loss = diffusion_loss(forward, teacher.text_encoder, latents.to(preset.device), ids, generator)
@@ -164,7 +204,7 @@ def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look)
 
 
 def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, look: Look) -> Teacher:
-    """Stage 2. Returns the teacher's text encoder with the student's averaged UNet."""
+    """Stage 3. Returns the teacher's text encoder with the student's averaged UNet."""
     student = copy.deepcopy(teacher.unet).requires_grad_(True)
     torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
     optimiser, average = Pair([student], preset.lcd_rate), Average(student, preset.lcd_ema)
@@ -185,7 +225,7 @@ def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, lo
         blank = teacher.text_encoder(ids_of(teacher.tokenizer, [""], preset)).last_hidden_state.float()
 
     def take(step: int) -> float:
-        latents, captions = pool.batch(preset.lcd_batch)
+        latents, captions, _ = pool.batch(preset.lcd_batch)
         average.copy_to(shadow)
         with autocast(preset):
             with torch.no_grad():
@@ -208,7 +248,7 @@ def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, lo
 
 
 def polish_decoder(preset: Preset, folder: Path, ae: AutoencoderTiny) -> AutoencoderTiny:
-    """Stage 3: the decoder alone, so that the latents the UNet has learned stay what they are."""
+    """Stage 4: the decoder alone, so that the latents the UNet has learned stay what they are."""
     if not preset.polish_steps:
         return ae
     ae.decoder.requires_grad_(True)

@@ -21,7 +21,7 @@ def test_smoke_training_learns_exports_and_reloads(tmp_path):
     command = [sys.executable, "-m", "engines.embedded", "train", "--preset", "smoke", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=170)
 
-    for stage in ("autoencoder", "teacher"):
+    for stage in ("autoencoder", "text", "teacher"):
         losses = json.loads((tmp_path / f"{stage}.json").read_text())["loss"]
         assert losses[-1][1] < 0.8 * losses[0][1], (stage, losses)
         assert (tmp_path / f"{stage}.png").stat().st_size > 500
