@@ -80,8 +80,7 @@ class Socket:
         self.caller = caller
         self._meter = gateway.limits.meter(caller.key_id)  # of all sockets of this key
         self._media = gateway.media.seen_by(caller)
-        self._outcomes = gateway.metrics.outcomes(app.id)
-        self._latency = gateway.metrics.latency.labels(app.id)
+        self._flow = gateway.metrics.flow(app.id)
         settings = gateway.settings
         self._send_timeout_s = settings.send_timeout_s
         self._connection = Connection(now=time.monotonic(), idle_s=settings.idle_s)
@@ -108,7 +107,7 @@ class Socket:
                 pass
         finally:
             # First of all: nobody waits for these pictures any more.
-            self._count("abandoned", self._session.unanswered)
+            self._flow.abandoned += self._session.unanswered
             self._engine.cancel(self._session.close())
             self._weigh()
             self._connection.drop()
@@ -148,9 +147,8 @@ class Socket:
     # ---- in ----
 
     def received(self, message: bytes | str, at: float, took_s: float) -> None:
-        metrics = self._gateway.metrics
-        metrics.messages.inc()
-        metrics.received_bytes.inc(len(message))
+        self._flow.messages += 1
+        self._flow.received_bytes += len(message)
         try:
             self._take_in(message, at, took_s)
         except Exception:
@@ -166,29 +164,29 @@ class Socket:
         request = self._connection.receive(message, start)
         if request is None:
             if message:
-                self._gateway.metrics.bad_messages.inc()
+                self._flow.bad_messages += 1
             return
         try:
             self._meter.take(start)
             self._admit(request)
             wanted = self._app.parse(request.payload)
         except InvalidInput as failure:
-            self._gateway.metrics.bad_messages.inc()
+            self._flow.bad_messages += 1
             self._connection.fail(failure, request.request_id)
             return
         except Failure as failure:
-            self._count("refused", 1)
+            self._flow.refused += 1
             self._connection.fail(failure, request.request_id)
             return
         except Exception:
-            self._count("refused", 1)
+            self._flow.refused += 1
             self._connection.fail(self._internal("frame.parse"), request.request_id)
             return
         decode_s = time.monotonic() - start
         frame = Frame(request.request_id, request.binary, wanted, received, receive_s, decode_s)
         superseded = self._session.superseded
         self._session.offer(frame, request.size)
-        self._count("superseded", self._session.superseded - superseded)
+        self._flow.superseded += self._session.superseded - superseded
         self._weigh()
         self._prepare()
 
@@ -262,7 +260,7 @@ class Socket:
     def _settle(self, slot: Slot[Frame, Done | Failure], outcome: Done | Failure | None) -> None:
         """Only bookkeeping; `_advance` is what acts on it."""
         if outcome is None:
-            self._count("superseded", 1)
+            self._flow.superseded += 1
         self._released.extend(self._session.settle(slot, outcome))
 
     def _advance(self) -> None:
@@ -320,7 +318,7 @@ class Socket:
         frame, outcome = slot.request, slot.outcome
         if isinstance(outcome, Failure):
             self._connection.fail(outcome, frame.request_id)
-            self._count("refused", 1)
+            self._flow.refused += 1
             return
         assert isinstance(outcome, Done)
         assert frame.job is not None
@@ -328,7 +326,7 @@ class Socket:
             body = self._app.answer(frame.wanted, frame.job, outcome, binary=frame.binary)
         except Exception:
             self._connection.fail(self._internal("frame.answer"), frame.request_id)
-            self._count("refused", 1)
+            self._flow.refused += 1
             return
         body["request_id"] = frame.request_id
         now = time.monotonic()
@@ -340,15 +338,14 @@ class Socket:
             "send": max(now - outcome.finished, 0.0),
         }
         self._connection.answer(body, binary=frame.binary)
-        self._count("answered", 1)
-        self._latency.observe(max(now - frame.received, 0.0))
+        self._flow.answer(max(now - frame.received, 0.0))
 
     def _put(self, output: Send | Close) -> None:
         if isinstance(output, Close):
             self._frames.close(output.code, output.reason)
         else:
             self._frames.write(output.data)
-            self._gateway.metrics.sent_bytes.inc(len(output.data))
+            self._flow.sent_bytes += len(output.data)
 
     # ---- time, counting and our own bugs ----
 
@@ -373,7 +370,3 @@ class Socket:
         # One timer per socket whatever its messages: it looks again when it fires.
         delay_s = max(self._connection.wake_at() - now, 0.01)
         self._idle = asyncio.get_running_loop().call_later(delay_s, self._watch)
-
-    def _count(self, outcome: str, frames: int) -> None:
-        if frames:
-            self._outcomes[outcome].inc(frames)
