@@ -20,7 +20,7 @@ from realtime.apps import find
 from realtime.errors import Busy, Draining, MethodNotAllowed, UnknownApp
 from realtime.fetch import Refusal
 from realtime.hosts import Role, Target, base_of, queue_base_of
-from realtime.queue import answers, options
+from realtime.queue import answers, options, owner
 from realtime.queue.desk import Desk
 from realtime.queue.news import News, either
 from realtime.queue.records import Crowded, Limits, Order, Status
@@ -83,7 +83,7 @@ class Queue(Service):
         """clock: wall time, seconds. Raises OSError if the state directory cannot be written."""
         self._gateway, self._clock = gateway, clock
         self._settings = gateway.settings
-        self._news = News()
+        self._news, self._me = News(), owner.own()
         self._signer = Signer(load_key(self._settings.state_dir))
         self._opened = asyncio.Event()  # while it is set, these are there:
         self._desk: Desk
@@ -99,7 +99,7 @@ class Queue(Service):
         try:
             self._webhooks = Webhooks(settings, self._desk, self._signer, clock=self._clock)
             self._worker = Worker(
-                self._gateway, self._desk, self._news, ended=self._webhooks.nudge, clock=self._clock
+                self._gateway, self._desk, self._news, self._me, ended=self._webhooks.nudge, clock=self._clock
             )
             self._opened.set()
             async with asyncio.TaskGroup() as group:
@@ -150,16 +150,16 @@ class Queue(Service):
             caller=options.longest_queue(request.query_params),
         )
         now = self._clock()
-        receipt = await self._desk.write(lambda ledger: ledger.submit(order, now, limits))
+        receipt = await self._desk.write(lambda ledger: ledger.submit(order, self._me, now, limits))
         if isinstance(receipt, Crowded):
             raise answers.crowded(receipt)
         self._worker.nudge()
         # A client that has left does not know what it submitted, and submits it again: fal's clients retry.
-        left = await request.is_disconnected()
+        arrived = not await request.is_disconnected()
         return JSONResponse(
             answers.submitted(receipt, answers.urls(queue_base_of(request, target), order.app, receipt.id)),
             headers={"x-fal-request-id": receipt.id},
-            background=None if left else BackgroundTask(self._replied, receipt.id),
+            background=BackgroundTask(self._answered, receipt.id, arrived),
         )
 
     async def _order(self, request: Request, target: Target, caller: Caller, endpoint: str) -> Order:
@@ -188,8 +188,8 @@ class Queue(Service):
             webhook=webhook,
         )
 
-    async def _replied(self, id: str) -> None:
-        self._desk.note(lambda ledger: ledger.replied([id]))
+    async def _answered(self, id: str, arrived: bool) -> None:
+        self._desk.note(lambda ledger: ledger.answered(id, arrived))
 
     # ---- what became of it ----
 

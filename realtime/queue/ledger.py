@@ -13,7 +13,7 @@ over reboots), `moment` is monotonic (a lease must survive a clock that is set).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ WAITING, RUNNING, ENDED = 0, 1, 2
 RESERVE = 0.1  # of the file's limit, for the ends of what is accepted already
 MAX_TRIES = 10  # runs that may be lost before a request ends with an error, as fal does
 MAX_LINES = 1000  # of log, of one request
-SAME_S = 120.0  # after an answer that may not have arrived, an equal submit is the same one, tried again
+SAME_S = 120.0  # fal's clients try a submit again for at most so long
 UNSTORED_S = 300.0  # what must not be stored (X-Fal-Store-IO: 0) is kept for its client so long
 FETCHED_S = 60.0  # and so long after it was fetched: a fetch may be tried again
 NO_LIMITS = Limits()
@@ -49,8 +49,8 @@ SWEEP = 200  # requests ended or forgotten per transaction
 
 _ASKED = [field.name for field in fields(Order) if field.name != "body"]
 _ACCEPT = (
-    f"INSERT INTO requests ({', '.join(_ASKED)}, accepted, digest) "
-    f"VALUES ({', '.join(':' + name for name in _ASKED)}, :accepted, :digest)"
+    f"INSERT INTO requests ({', '.join(_ASKED)}, accepted, digest, answering) "
+    f"VALUES ({', '.join(':' + name for name in _ASKED)}, :accepted, :digest, :answering)"
 )
 _CLAIM = (
     "UPDATE requests SET state = 1, owner = ?, until = ?, lease = lease + 1 WHERE seq IN "
@@ -76,19 +76,24 @@ class Ledger:
 
     # ---- from waiting to ended ----
 
-    def submit(self, order: Order, now: float, limits: Limits = NO_LIMITS) -> Receipt | Crowded:
-        """Accept an order, or find the one it repeats because its answer was lost."""
+    def submit(self, order: Order, owner: str, now: float, limits: Limits = NO_LIMITS) -> Receipt | Crowded:
+        """Accept an order, which `owner` has yet to answer; or find the one that it repeats.
+
+        It repeats an equal one whose answer never left: its client was gone, or its server killed. Equal
+        ones that are answered, or about to be, are others: nobody is kept from asking twice.
+        """
         again = self._row(
-            "SELECT id, seq, low FROM requests WHERE digest = ? AND replied = 0 AND accepted > ?",
+            "SELECT id, seq, low FROM requests WHERE answering = '' AND digest = ? AND accepted > ?",
             order.digest,
             now - SAME_S,
         )
         if again is not None:
+            self._db.execute("UPDATE requests SET answering = ? WHERE seq = ?", (owner, again["seq"]))
             return Receipt(again["id"], self._before(again["seq"], again["low"]), repeated=True)
         if (crowded := self._crowded(order, limits)) is not None:
             return crowded
-        given = asdict(order)
-        seq = self._db.execute(_ACCEPT, given | {"accepted": now, "digest": order.digest}).lastrowid
+        more = {"accepted": now, "digest": order.digest, "answering": owner}
+        seq = self._db.execute(_ACCEPT, asdict(order) | more).lastrowid
         assert seq is not None
         self._db.execute("INSERT INTO inputs (seq, body) VALUES (?, ?)", (seq, order.body))
         return Receipt(order.id, self._before(seq, order.low))
@@ -105,9 +110,9 @@ class Ledger:
                 return Crowded(mine, "tenant")
         return Crowded(waiting, "bytes") if self.file.fullness(len(order.body)) > 1 - RESERVE else None
 
-    def replied(self, ids: Iterable[str]) -> None:
-        """The answers to these submits have left: an equal one from now on is another one."""
-        self._db.executemany("UPDATE requests SET replied = 1 WHERE id = ?", [(id,) for id in ids])
+    def answered(self, id: str, arrived: bool) -> None:
+        """The answer to this submit has left, or never will."""
+        self._db.execute("UPDATE requests SET answering = ? WHERE id = ?", (None if arrived else "", id))
 
     def claim(self, owner: str, most: int, now: float, until: float) -> list[Claim]:
         """The first `most` that wait, now run by `owner` until the moment `until`."""
@@ -152,10 +157,12 @@ class Ledger:
         self, mine: str, gone: Callable[[str], bool], now: float, moment: float, lease_s: float
     ) -> int:
         """Take back what others left: the owner is gone, or its lease has ended. How many."""
+        dead = [name for name in self._others(mine) if gone(name)]
+        for name in dead:
+            self._db.execute("UPDATE requests SET answering = '' WHERE answering = ?", (name,))
         running = self._db.execute(
             "SELECT seq, owner, until FROM requests WHERE state = 1 AND owner != ?", (mine,)
         ).fetchall()
-        dead = {owner for owner in {row["owner"] for row in running} if gone(owner)}
         lost = [
             row["seq"]
             for row in running
@@ -165,6 +172,13 @@ class Ledger:
         for seq in lost:
             self._lose(seq, LOST, now, due=0.0)
         return len(lost)
+
+    def _others(self, mine: str) -> list[str]:
+        named = (
+            "SELECT owner FROM requests WHERE state = 1 AND owner != ? "
+            "UNION SELECT answering FROM requests WHERE answering IS NOT NULL AND answering NOT IN ('', ?)"
+        )
+        return [name for (name,) in self._db.execute(named, (mine, mine))]
 
     def cancel(
         self, id: str, tenant: str, app: str, now: float

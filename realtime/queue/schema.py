@@ -19,7 +19,7 @@ SCHEMA = (
         webhook    TEXT NOT NULL,
         accepted   REAL NOT NULL,
         digest     BLOB NOT NULL,
-        replied    INTEGER NOT NULL DEFAULT 0,
+        answering  TEXT,                              -- who still answers its submit; '' if that was lost
         state      INTEGER NOT NULL DEFAULT 0,        -- 0 waiting, 1 running, 2 ended
         due        REAL NOT NULL DEFAULT 0,           -- not before, after a failed run
         owner      TEXT NOT NULL DEFAULT '',          -- who runs it
@@ -37,7 +37,7 @@ SCHEMA = (
     "CREATE INDEX mine ON requests (tenant) WHERE state = 0",
     "CREATE INDEX old ON requests (ended) WHERE state = 2",
     "CREATE INDEX unstored ON requests (ended, fetched) WHERE state = 2 AND store = 0",
-    "CREATE INDEX unreplied ON requests (digest) WHERE replied = 0",
+    "CREATE INDEX unanswered ON requests (answering, digest) WHERE answering IS NOT NULL",
     """
     CREATE TABLE inputs (
         seq  INTEGER PRIMARY KEY REFERENCES requests ON DELETE CASCADE,

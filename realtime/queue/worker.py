@@ -40,13 +40,19 @@ logger = log.get("realtime.queue")
 
 class Worker:
     def __init__(
-        self, gateway: Gateway, desk: Desk, news: News, ended: Callable[[], None], clock: Callable[[], float]
+        self,
+        gateway: Gateway,
+        desk: Desk,
+        news: News,
+        me: str,
+        *,
+        ended: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
-        """ended: called whenever requests have ended (their webhooks are due)."""
+        """me: as `owner.own`. ended: called whenever requests have ended (their webhooks are due)."""
         self._gateway = gateway
         self._settings = gateway.settings
-        self._desk, self._news, self._ended, self._clock = desk, news, ended, clock
-        self._me = owner.own()
+        self._desk, self._news, self._me, self._ended, self._clock = desk, news, me, ended, clock
         self._drawing: dict[str, asyncio.Task[Outcome] | None] = {}  # None: claimed, not drawn yet
         self._more = asyncio.Event()
 

