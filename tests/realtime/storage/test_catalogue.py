@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime.errors import BadFrame, NoSpace, NotFound, StorageDown, TooLarge
@@ -46,6 +46,7 @@ Steps = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(Steps)
 def test_what_is_stored_is_what_was_put_whatever_the_order(steps: list[tuple]):
     with tempfile.TemporaryDirectory() as folder:
