@@ -1,33 +1,28 @@
 """The ASGI application: every request and every socket, sent to where its host and path say.
 
-Sockets go to `socket.py`; HTTP to our own pages, to tokens, and to the services in turn (`service.py`).
+Sockets go to `socket.py`, HTTP to the services in turn (`service.py`).
 Who may ask is judged here, before any of them is asked. Nothing here draws.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
-from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
-from realtime import canvas, health, hosts, log
+from realtime import hosts, log
 from realtime.apps import find
 from realtime.engine import Engine
 from realtime.errors import (
-    BadFrame,
     Draining,
     Failure,
     Forbidden,
     Internal,
-    MethodNotAllowed,
     TooMuch,
     Unauthorized,
     UnknownApp,
@@ -38,7 +33,9 @@ from realtime.images import Media
 from realtime.keys import KeyFile, Keys
 from realtime.limits import Limits
 from realtime.metrics import Metrics
+from realtime.mint import Mint
 from realtime.openapi import OpenApi
+from realtime.pages import Pages
 from realtime.protocol import Close, Connection
 from realtime.proxy import Proxy
 from realtime.queue import Queue
@@ -50,11 +47,9 @@ from realtime.socket import Message, Receive, Socket, Transmit
 from realtime.sse import Broken
 from realtime.storage import Storage
 from realtime.stream import Streams
-from realtime.tokens import MAX_APPS, Tokens, load_secret
+from realtime.tokens import Tokens, load_secret
 from realtime.work import Work
 
-MAX_BODY = 64 * 1024  # of a token request
-MAX_TOKEN_S = 24 * 3600.0
 PIECE = 256 * 1024  # bytes of an answer that a reader is given `stall_s` for
 
 logger = log.get("realtime.gateway")
@@ -73,7 +68,7 @@ class Gateway:
         self.media = Media(settings, self.fetcher, self.storage)
         self.work = Work(self)
         self.services: list[Service] = [
-            *(Proxy(self), OpenApi(self), self.storage),
+            *(Pages(self), Mint(self), Proxy(self), OpenApi(self), self.storage),
             *(Queue(self), Streams(self), Runs(self)),  # a submit under our own name is told by its words
         ]
         self.draining = False
@@ -181,7 +176,7 @@ class Gateway:
 
     def _admit(self, headers: Headers, target: Target, query: dict[str, list[str]]) -> Caller:
         """Whose socket this is. Raises why it may not stay."""
-        self._check_origin(headers)
+        self.check_origin(headers)
         if self.draining:
             raise Draining("the server is going down; reconnect in a moment")
         if len(self.sockets) >= self.settings.max_sockets:
@@ -208,7 +203,7 @@ class Gateway:
         except (OSError, TimeoutError):
             pass  # it left by itself
 
-    def _check_origin(self, headers: Headers) -> None:
+    def check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
         if not hosts.origin_allowed(
             origin, headers.get("host", ""), self.settings.public_hosts, self.keys.required
@@ -218,19 +213,10 @@ class Gateway:
     # ---- HTTP ----
 
     async def _http(self, scope: Message, receive: Receive, transmit: Transmit) -> None:
-        async def put(message: Message) -> None:
-            # uvicorn takes all of a message at once, and waits for the reader with the next one.
-            body = memoryview(message.get("body", b""))
-            for at in range(0, len(body) or 1, PIECE):
-                more = message.get("more_body", False) or at + PIECE < len(body)
-                part = {"body": body[at : at + PIECE], "more_body": more} if body else {}
-                async with asyncio.timeout(self.settings.stall_s):
-                    await transmit({**message, **part})
-
         self.requests += 1
         self._count()
         try:
-            await self._answer(Request(scope, receive), put)
+            await self._answer(Request(scope, receive), _patient(transmit, self.settings.stall_s))
         except (ClientDisconnect, Broken):
             pass  # uvicorn closes a connection whose answer is not whole
         except TimeoutError:  # closing it would wait for the reader that does not read
@@ -261,14 +247,6 @@ class Gateway:
         """The answer to one request, `target` being where it goes. Raises Failure."""
         if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
             return Response(status_code=204)
-        path, method = target.path, request.method
-        if path in ("/tokens", "/tokens/", "/tokens/realtime", "/tokens/realtime/"):
-            if target.role in (Role.REST, Role.PLAIN):
-                _only(method, "POST")
-                return await self._token(request, bare="realtime" not in path)
-        elif target.role is Role.PLAIN and (own := self._own(request, path)) is not None:
-            _only(method, "GET", "HEAD")
-            return own
         asked = [service for service in self.services if target.role in service.roles]
         for service in asked:
             if service.public(request, target):
@@ -280,63 +258,18 @@ class Gateway:
             response = await service.respond(request, target, caller)
             if response is not None:
                 return response
-        raise UnknownApp(f"Path {path[:200]} not found")
+        raise UnknownApp(f"Path {target.path[:200]} not found")
 
     def caller(self, request: Request, target: Target) -> Caller:
         """Whose request this is: by a token in the URL, as browsers have it, else by an API key.
 
         Raises Unauthorized; Forbidden for a page of a stranger.
         """
-        self._check_origin(request.headers)
+        self.check_origin(request.headers)
         token = request.query_params.get("fal_jwt_token", "")
         if token and target.role not in (Role.REST, Role.CDN):
             return Caller(self.tokens.check(token, target.endpoint))
         return Caller(self.keys.check(request.headers.get("authorization")))
-
-    def _own(self, request: Request, path: str) -> Response | None:
-        """What this server serves under its own name."""
-        match path:
-            case "/livez":
-                return _json(*health.live())
-            case "/readyz":
-                return _json(
-                    *health.ready(engine=self.engine.state, draining=self.draining, sockets=len(self.sockets))
-                )
-            case "/metrics":
-                for name, value in self.engine.stats.items():
-                    self.metrics.engine.labels(name).set(value)
-                return PlainTextResponse(self.metrics.render(), media_type="text/plain; version=0.0.4")
-            case "/info":
-                return JSONResponse(
-                    canvas.info(self.engine, model=self.settings.model, draining=self.draining)
-                )
-        return canvas.page(path, request.headers.get("host", ""))
-
-    async def _token(self, request: Request, *, bare: bool) -> Response:
-        """A JSON string for fal's clients, an object for the back ends of their `tokenProvider`."""
-        try:
-            self._check_origin(request.headers)
-            key_id = self.keys.check(request.headers.get("authorization"))
-            body = await _body(request)
-            apps = body.get("allowed_apps") or body.get("app") or body.get("apps") or []
-            apps = [apps] if isinstance(apps, str) else apps
-            if not (
-                isinstance(apps, list) and 0 < len(apps) <= MAX_APPS and all(isinstance(a, str) for a in apps)
-            ):
-                raise BadFrame(f"allowed_apps must name 1 to {MAX_APPS} apps")
-            seconds = body.get("token_expiration") or body.get("duration") or self.settings.token_s
-            if (
-                isinstance(seconds, bool)
-                or not isinstance(seconds, int | float)
-                or not 0 < seconds <= MAX_TOKEN_S
-            ):
-                raise BadFrame(f"token_expiration must be 1 to {MAX_TOKEN_S:.0f} seconds")
-        except Failure as failure:
-            self.metrics.tokens.labels(failure.error_type).inc()
-            raise
-        token = self.tokens.mint(apps, seconds, key_id)
-        self.metrics.tokens.labels("minted").inc()
-        return JSONResponse(token if bare else {"token": token, "expires_in": seconds})
 
     def _allow_origin(self, request: Request, response: Response) -> None:
         """CORS for pages that may use us; `*` would not cover `Authorization`, so what is asked is echoed."""
@@ -345,7 +278,7 @@ class Gateway:
         if origin is None:
             return
         try:
-            self._check_origin(request.headers)
+            self.check_origin(request.headers)
         except Forbidden:
             return
         response.headers["access-control-allow-origin"] = origin
@@ -359,29 +292,19 @@ class Gateway:
             response.headers["access-control-max-age"] = "3600"
 
 
-def _json(status: int, body: dict[str, Any]) -> Response:
-    return JSONResponse(body, status)
+def _patient(transmit: Transmit, stall_s: float) -> Transmit:
+    """`transmit` of an answer that waits so long for a reader to take the next PIECE. Raises TimeoutError."""
 
+    async def put(message: Message) -> None:
+        # uvicorn takes all of a message at once, and waits for the reader with the next one.
+        body = memoryview(message.get("body", b""))
+        for at in range(0, len(body) or 1, PIECE):
+            more = message.get("more_body", False) or at + PIECE < len(body)
+            part = {"body": body[at : at + PIECE], "more_body": more} if body else {}
+            async with asyncio.timeout(stall_s):
+                await transmit({**message, **part})
 
-def _only(method: str, *allowed: str) -> None:
-    if method not in allowed:
-        raise MethodNotAllowed(HTTPStatus.METHOD_NOT_ALLOWED.phrase)
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """A small JSON object; nothing at all is an empty one. Raises BadFrame."""
-    data = b""
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MAX_BODY:
-            raise BadFrame(f"the body is longer than {MAX_BODY} bytes")
-    try:
-        body = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        raise BadFrame("the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise BadFrame("the body must be a JSON object")
-    return body
+    return put
 
 
 def _whole(text: str, default: int) -> int:

@@ -1,17 +1,10 @@
-"""The one way to draw over HTTP, for runs, streams and the queue: from a payload to an answer to replay.
-
-How a caller's requests share the engine with live sessions: each has a place, which is a session of the
-engine, and all places of one caller are one account there, which takes turns with the live sessions as one
-of them. So a hundred requests at once are drawn in large batches while nobody else wants the engine, and
-hold nobody up who does.
-"""
+"""The one way to draw over HTTP, for runs, streams and the queue: from a payload to an answer to replay."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +26,7 @@ from realtime.errors import (
     TooMuch,
     of_engine,
 )
+from realtime.places import Place, Places
 from realtime.service import Caller
 
 if TYPE_CHECKING:
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
 
 Lane = Literal["run", "queue"]
 
-PLACES = 16  # of one caller: as many as the largest UNet call has
 SHARES: dict[Lane, float] = {"run": 1.0, "queue": 0.25}  # of a caller's turns; a live session's are 1
 START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
 BILLED = {"x-fal-billable-units": "1"}
@@ -250,35 +243,6 @@ def _told(order: _Order, job: Job, patience: asyncio.Timeout, news: Started | Pr
     )
     if order.on_start is not None:
         order.on_start()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    session: str  # of the engine
-    account: str
-
-
-class Places:
-    """A caller's places at the engine, and the line of requests that wait for one."""
-
-    def __init__(self, account: str) -> None:
-        self.wanted = 0  # places that are taken or waited for
-        self._account = account
-        self._room = asyncio.Semaphore(PLACES)  # first come, first served
-        self._free = deque(f"{account}:{number}" for number in range(PLACES))
-
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        self.wanted += 1
-        try:
-            async with self._room:
-                session = self._free.popleft()
-                try:
-                    yield Place(session, self._account)
-                finally:
-                    self._free.append(session)
-        finally:
-            self.wanted -= 1
 
 
 def failed(failure: Failure) -> Outcome:

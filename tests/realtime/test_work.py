@@ -17,8 +17,9 @@ from engines.messages import Preview
 from realtime.apps import find
 from realtime.errors import BadFrame
 from realtime.gateway import Gateway
+from realtime.places import PLACES, Places
 from realtime.service import Caller
-from realtime.work import PLACES, Line, Outcome, Places, start_timeout_of
+from realtime.work import Line, Outcome, start_timeout_of
 from tests.realtime.inside import serving
 from tests.realtime.talk import eventually
 
