@@ -182,7 +182,8 @@ class Keys:
         live = [key for key in made if key.revoked is None]
         self._secrets = {key.id: key.digest for key in live} | self._given
         self._own = {key.id: key.limits for key in live}
-        self.required = bool(made or self._given)
+        # Never back: who empties or replaces the file of a running server must not open it by that.
+        self.required = self.required or bool(made)
 
 
 def digest(secret: str) -> bytes:
