@@ -106,6 +106,13 @@ class Metrics:
             buckets=(*_SECONDS, 30.0, 60.0, 300.0),
             registry=registry,
         )
+        self.queued = Gauge(
+            "realtime_queue_requests", "Queued requests by state.", ["state"], registry=registry
+        )  # waiting, running
+        self.webhooks_owed = Gauge("realtime_webhooks_owed", "Webhook calls to be made.", registry=registry)
+        self.tried_again = Counter(
+            "realtime_queue_retries", "Queued requests that wait again after a failed run.", registry=registry
+        )
         self.tokens = Counter("realtime_tokens", "Tokens asked for.", ["outcome"], registry=registry)
         self.ready = Gauge("realtime_engine_ready", "1 while the engine takes work.", registry=registry)
         self.restarts = Gauge(

@@ -27,6 +27,9 @@ from realtime.engine import Engine, Unloadable
 from realtime.gateway import Gateway
 from realtime.hosts import is_loopback
 from realtime.keys import KeyFile, Keys
+from realtime.queue.api import FILE
+from realtime.queue.file import Unusable
+from realtime.queue.ledger import Ledger
 from realtime.settings import Settings
 from realtime.transport import Frames, Requests
 
@@ -238,6 +241,14 @@ def _raise_file_limit() -> None:
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_queue(settings: Settings) -> None:
+    """Raises CannotServe if the queue's file is locked, damaged or of another version."""
+    try:
+        Ledger(settings.state_dir / FILE, settings.queue_bytes).close()
+    except Unusable as error:
+        raise CannotServe(str(error)) from None
 
 
 def check_tls(settings: Settings) -> None:

@@ -117,6 +117,7 @@ class Worker:
                 ending, again = await _ending(failed(Internal("Internal Server Error"))), False
             if again:
                 pause_s = min(2.0**claim.lost, LONGEST_PAUSE_S)
+                self._gateway.metrics.tried_again.inc()
                 self._say(claim, line("WARN", f"{ending.error}; tried again in {pause_s:g} s"))
             while not await self._write_end(claim, ending, pause_s if again else None):  # noqa: ASYNC110
                 await asyncio.sleep(PAUSE_S)  # a full disk: the picture is kept here, and the lease with it
@@ -185,8 +186,19 @@ class Worker:
 
     async def _keep(self) -> None:
         while True:
+            await self._count()
             await asyncio.sleep(self._settings.queue_lease_s / 3)
             await self._renew()
+
+    async def _count(self) -> None:
+        metrics = self._gateway.metrics
+        try:
+            depth = await self._desk.read(Ledger.depth)
+        except DISK:
+            return
+        metrics.queued.labels("waiting").set(depth.waiting)
+        metrics.queued.labels("running").set(depth.running)
+        metrics.webhooks_owed.set(depth.deliveries)
 
     async def _renew(self) -> None:
         """Keep our leases, take back what others left."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import Message
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from realtime.queue.api import Route, app_of, route
+from realtime.queue.ledger import Ledger
 from tests.servers import KEY, Server, serve
 
 pytestmark = [pytest.mark.net, pytest.mark.proc]
@@ -515,3 +521,45 @@ def test_the_keys_of_webhooks_are_for_everybody(keyed_server: Server):
         assert status == 200
         assert json.loads(data)["keys"][0]["crv"] == "Ed25519"
         assert "max-age" in headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda file: file.write_bytes(b"no database, and long enough to look at. " * 200), "is damaged"),
+        (lambda file: file.mkdir(), "cannot be opened"),
+    ],
+    ids=["damaged", "a directory"],
+)
+def test_a_queue_that_cannot_be_opened_stops_the_start_in_words(
+    tmp_path: Path, damage: Callable[[Path], Any], said: str
+):
+    damage(tmp_path / "queue.sqlite3")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RT_")}
+    env |= {"RT_STATE_DIR": str(tmp_path), "RT_PORT": "0", "RT_MODEL": "fake"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "realtime.cli", "serve"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert ended.returncode == 2
+    text = " ".join((ended.stdout + ended.stderr).split())
+    assert said in text
+    assert "queue.sqlite3" in text.replace(" ", "")
+    assert "Traceback" not in text
+
+
+def test_a_queue_that_another_program_holds_stops_the_start_in_words(tmp_path: Path):
+    Ledger(tmp_path / "queue.sqlite3").close()
+    other = sqlite3.connect(tmp_path / "queue.sqlite3", isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with (
+        pytest.raises(AssertionError, match=r"(?s)locked\s+by\s+another\s+program"),
+        serve(state_dir=tmp_path),
+    ):
+        pass
+    other.close()
