@@ -43,23 +43,24 @@ class Meter:
 
     def take(self, now: float) -> None:
         """One of them. Raises TooMuch if there is none left. now: seconds, any monotonic clock."""
-        if not self.amount:
+        amount = self.amount
+        if not amount:
             return
-        self._refill(now)
-        if self._left < 1.0:
-            raise TooMuch(f"this key may send {self.amount:g} {self._what}; send again in a moment")
-        self._left -= 1.0
+        left = self._left + (now - self._at) * amount / self._span_s
+        if left > amount:
+            left = min(left, max(amount, 1.0))
+        self._at = now
+        if left < 1.0:
+            self._left = left
+            raise TooMuch(f"this key may send {amount:g} {self._what}; send again in a moment")
+        self._left = left - 1.0
 
     def owe(self, now: float, amount: float) -> None:
         """Take so many in any case; until the debt is paid off, `take` finds none."""
         if self.amount:
-            self._refill(now)
-            self._left -= amount
-
-    def _refill(self, now: float) -> None:
-        gained = (now - self._at) * self.amount / self._span_s
-        self._left = min(self._left + gained, max(self.amount, 1.0))
-        self._at = now
+            gained = (now - self._at) * self.amount / self._span_s
+            self._left = min(self._left + gained, max(self.amount, 1.0)) - amount
+            self._at = now
 
 
 class Limits:
