@@ -13,7 +13,7 @@ def images(pictures: Sequence[Picture], *, as_bytes: bool) -> list[dict[str, Any
     """`images` of an answer. as_bytes: `content` for msgpack, else `url` with a data URI."""
     return [
         {
-            **({"content": picture.data} if as_bytes else {"url": data_uri(picture)}),
+            "content" if as_bytes else "url": picture.data if as_bytes else data_uri(picture),
             "content_type": picture.content_type,
             "width": picture.width,
             "height": picture.height,
@@ -45,8 +45,9 @@ def data_uri(picture: Picture) -> str:
 def notes(warnings: Sequence[str], job: Job, done: Done) -> dict[str, Any]:
     """What an honest answer says beyond the documented fields; clients ignore keys they do not know."""
     said: dict[str, Any] = {"safety_checked": done.safety_checked}
-    if list(done.drawn) != [job.width, job.height]:
-        said["rendered_size"] = {"width": done.drawn[0], "height": done.drawn[1]}
+    width, height = done.drawn
+    if width != job.width or height != job.height:
+        said["rendered_size"] = {"width": width, "height": height}
     if warnings:
         said["warnings"] = list(warnings)
     return said

@@ -123,7 +123,8 @@ class App:
         if None in payload.values():
             payload = {key: value for key, value in payload.items() if value is not None}
         try:
-            request = self.request.model_validate(payload)
+            # `model_validate` does the same and takes 0.5 us longer.
+            request: Request = self.request.__pydantic_validator__.validate_python(payload)
         except ValidationError as error:
             raise invalid(error) from None
         request.check()
@@ -160,11 +161,11 @@ class App:
 
         urls: where the pictures are kept, one each, if they are.
         """
-        sent_bytes = binary and request.wants_bytes
         if urls is not None:
             images = answer.links(done.pictures, urls)
         else:
-            images = answer.images(done.pictures, as_bytes=sent_bytes or (binary and self.inline_bytes))
+            as_bytes = binary and (self.inline_bytes or request.wants_bytes)
+            images = answer.images(done.pictures, as_bytes=as_bytes)
         result = {
             "images": images,
             **self.result(request, job, done),

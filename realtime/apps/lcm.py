@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from msgspec.structs import replace
 from pydantic import ConfigDict, Field
 
 from engines.messages import Done, Job
@@ -81,8 +82,7 @@ class ImageToImage(Request):
     def check(self) -> None:
         self.need_one_of("image_url", "image_bytes", "image")
 
-    def wish(self, **more: Any) -> Wish:
-        """`more`: the fields of a Wish that a larger app knows better."""
+    def wish(self) -> Wish:
         return Wish(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
@@ -95,7 +95,6 @@ class ImageToImage(Request):
             strength=self.strength,
             image=self.first_of("image_bytes", "image", "image_url"),
             mask=self.first_of("mask_bytes", "mask_url"),
-            **more,
         )
 
 
@@ -126,18 +125,18 @@ class Lcm(ImageToImage):
     lora_scale: Annotated[float, Field(ge=0, le=4, description="The weight of the LoRA of `lora_url`.")] = 1.0
 
     def check(self) -> None:
-        if not self.first_of("image_bytes", "image", "image_url"):
+        if not self.prompt.strip() and not self.first_of("image_bytes", "image", "image_url"):
             self.need_prompt(self.prompt)
 
-    def wish(self, **more: Any) -> Wish:
+    def wish(self) -> Wish:
         if self.lora_url:
             raise Unsupported.at("lora_url", "this server cannot load LoRAs yet", "unsupported")
-        wish = super().wish(
+        wish = replace(
+            super().wish(),
             kind=self.model,
             kind_asked="model" in self.model_fields_set,
             mask_only=self.inpaint_mask_only,
             size=self.image_size.pair if self.image_size else None,
-            **more,
         )
         if self.controlnet_inpaint and wish.mask:
             raise Unsupported.at(

@@ -83,7 +83,7 @@ def choose(wish: Wish, models: list[Model]) -> tuple[Model | None, list[str]]:
             raise EngineLost(f"the engine is starting; ask for {wish.kind} again when it is ready")
         return None, []
     warnings: list[str] = []
-    model = next((model for model in models if model.kind == wish.kind), None)
+    model = models[0] if models[0].kind == wish.kind else _of_kind(wish.kind, models)
     if model is None:
         loaded = ", ".join(f"{model.name} ({model.kind})" for model in models)
         if wish.kind_asked:
@@ -96,6 +96,10 @@ def choose(wish: Wish, models: list[Model]) -> tuple[Model | None, list[str]]:
         if source and feature not in model.features:
             raise Unsupported.at(source[0], f"the model {model.name} takes no {feature}", "unsupported")
     return model, warnings
+
+
+def _of_kind(kind: str, models: list[Model]) -> Model | None:
+    return next((model for model in models if model.kind == kind), None)
 
 
 async def pictures(wish: Wish, media: Media, models: list[Model]) -> tuple[Image | None, Image | None]:
