@@ -1,6 +1,6 @@
-"""`python -m bench load|gateway|engine|goodput --quick --json FILE`: the latency lab. Alone: all, quickly.
+"""`python -m bench load|gateway|queue|engine|goodput --quick --json FILE`: the lab. Alone: all, quickly.
 
-Full runs of gateway, engine and goodput replace their tables in bench/README.md and their files in
+Full runs of gateway, queue, engine and goodput replace their tables in bench/README.md and their files in
 bench/results; `--quick` ones only print. Each takes less than three minutes.
 """
 
@@ -38,6 +38,7 @@ def everything(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         load(quick=True)
         gateway(quick=True)
+        queue(quick=True)
         engine(quick=True)
         goodput(quick=True)
 
@@ -79,6 +80,14 @@ def load(
 def gateway(quick: Quick = False, json: Json = None) -> None:
     """The gateway alone: added latency, memory, floods, fal's SDK beside it."""
     from bench.gateway import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def queue(quick: Quick = False, json: Json = None) -> None:
+    """The queue beside the least that could be one, and live frames while it is full."""
+    from bench.queue import figures
 
     _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
 

@@ -84,6 +84,17 @@ def fal_sdk(picture: str, sleep_s: float = 0.0) -> Iterator[Server]:
             yield Server(port, "/realtime", pid)
 
 
+@contextmanager
+def bare_queue() -> Iterator[Server]:
+    """Starlette over one SQLite table: what a durable queue costs at least."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        command = [sys.executable, str(ROOT / "bench/peers/bare_queue.py"), str(port), folder]
+        with _running(command, dict(os.environ), Path(folder)) as pid:
+            _until_answering(pid, port, "/health", timeout_s=60)
+            yield Server(port, "", pid)
+
+
 def fal_environment() -> Path:
     """The interpreter with fal's SDK, made on first use: it pins older rich and structlog than we need."""
     python = FAL_ENVIRONMENT / "bin" / "python"

@@ -57,8 +57,9 @@ class Worker:
         self._more = asyncio.Event()
 
     def nudge(self) -> None:
-        """There may be something to do."""
-        self._more.set()
+        """There may be something to do. While nothing fits, looking would only cost the disk."""
+        if len(self._drawing) < self._settings.queue_at_once:
+            self._more.set()
 
     def stop(self, id: str) -> None:
         """A client wants this one cancelled; nothing happens if it is not drawn here."""
