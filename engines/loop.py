@@ -55,7 +55,8 @@ from engines.messages import (
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Unloadable
 from engines.recorder import Recorder
-from engines.schedule import Call, Schedule
+from engines.schedule import Call
+from engines.tiers import Tiers
 
 MAX_HELD = 4096  # requests in this process; more are refused
 OUTBOX = 256  # replies the gateway has not read yet
@@ -86,7 +87,7 @@ class _Finished:
 
 class Loop:
     pipeline: Pipeline
-    schedule: Schedule
+    schedule: Tiers
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -136,7 +137,7 @@ class Loop:
         self.pipeline = self.make()
         imported = time.monotonic()
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
-        self.schedule = Schedule(self.cost, self.pipeline.buckets)
+        self.schedule = Tiers(self.cost, self.pipeline.buckets)
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
@@ -272,6 +273,7 @@ class Loop:
             deadline=self._deadline(submit),
             weight=submit.weight,
             account=submit.account,
+            background=submit.background,
         )
         self._supersede(self.schedule.submit(request, ready=job.image is None))
 

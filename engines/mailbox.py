@@ -21,6 +21,7 @@ class Request:
     deadline: float = math.inf  # absolute
     weight: float = 1.0
     account: str = ""
+    background: bool = False  # it can wait for live ones: engines/tiers.py
 
     @property
     def payer(self) -> str:

@@ -53,6 +53,7 @@ class Submit(Message, frozen=True):
     deadline_s: float | None = None  # seconds after `received` in which the picture is worth most
     weight: float = 1.0  # share of the engine relative to other accounts
     account: str = ""  # who takes turns with the others, however many sessions they have; "" = the session
+    background: bool = False  # it can wait: live requests go first, whatever anybody's share
     watch: str = ""  # "start": Started is sent; "steps": a Preview after every step but the last, too
 
 

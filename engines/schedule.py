@@ -153,8 +153,14 @@ class Schedule:
             begin += self._join(passed[0])
         return Admission(begin, superseded)
 
-    def call(self) -> Call | None:
-        """The next UNet call, or None when nothing is drawing."""
+    def __contains__(self, ticket: int) -> bool:
+        return ticket in self._held
+
+    def call(self, longest: float = math.inf) -> Call | None:
+        """The next UNet call, or None when nothing is drawing.
+
+        longest: times the shortest call of its lane; rows that do not fit into that stay as they are.
+        """
         if not self._lanes:
             return None
         lanes = sorted(self._lanes)
@@ -166,7 +172,23 @@ class Schedule:
         self._lane_turn = {name: turn[name] for name in lanes}
         rows = [(ticket, image) for ticket, held in self._lanes[lane].items() for image in held.left]
         slots = sum(held.request.slots * len(held.left) for held in self._lanes[lane].values())
+        if longest < math.inf:
+            rows, slots = self._first(lane, longest)
         return Call(lane, rows, slots, bucket(slots, self.buckets))
+
+    def _first(self, lane: str, longest: float) -> tuple[list[tuple[int, int]], int]:
+        """(rows, slots) of the longest drawing of a lane that fit into such a call; one in any case."""
+        limit = longest * self.cost.predict(lane, self.buckets[0])
+        places = max((size for size in self.buckets if self.cost.predict(lane, size) <= limit), default=0)
+        rows: list[tuple[int, int]] = []
+        slots = 0
+        for ticket, held in self._lanes[lane].items():
+            for image in held.left:
+                if rows and slots + held.request.slots > places:
+                    return rows, slots
+                rows.append((ticket, image))
+                slots += held.request.slots
+        return rows, slots
 
     def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
         """The call is done and took `seconds`. Returns the rows it finished."""

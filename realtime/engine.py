@@ -123,6 +123,7 @@ class Engine:
         weight: float,
         on_reply: Callable[[Reply], None],
         account: str = "",
+        background: bool = False,
         watch: str = "",
         on_news: Callable[[News], None] | None = None,
     ) -> int:
@@ -134,7 +135,9 @@ class Engine:
         """
         self._last_ticket += 1
         ticket = self._last_ticket
-        submit = Submit(ticket, session, received, job, buffering, deadline_s, weight, account, watch)
+        submit = Submit(
+            ticket, session, received, job, buffering, deadline_s, weight, account, background, watch
+        )
         frame = self._frames[ticket] = _Frame(submit, on_reply, on_news)
         refusal = self._refusal(frame)
         if refusal is not None:

@@ -2,7 +2,8 @@
 
 Each has a place, which is a session of the engine, and all places of one caller are one account there,
 which takes turns with the live sessions as one of them. So a hundred requests at once are drawn in large
-batches while nobody else wants the engine, and hold nobody up who does.
+batches while nobody else wants the engine, and hold nobody up who does. Queued requests wait behind all
+others besides (engines/tiers.py).
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Lane = Literal["run", "queue"]
 
-SHARES: dict[Lane, float] = {"run": 1.0, "queue": 0.25}  # of a caller's turns; a live session's are 1
 START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
 BILLED = {"x-fal-billable-units": "1"}
 
@@ -188,8 +187,9 @@ class Work:
                     job=job,
                     buffering=0,
                     deadline_s=None,
-                    weight=SHARES[order.lane],
+                    weight=1.0,
                     account=place.account,
+                    background=order.lane == "queue",
                     on_reply=lambda answer: None if reply.done() else reply.set_result(answer),
                     watch="steps" if order.on_preview else "start",
                     on_news=partial(_told, order, job, patience),
