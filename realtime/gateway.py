@@ -199,7 +199,7 @@ class Gateway:
                             {"type": "websocket.close", "code": output.code, "reason": output.reason}
                         )
                     else:
-                        await transmit({"type": "websocket.send", "text": output.data})
+                        await transmit({"type": "websocket.send", "text": output})
         except (OSError, TimeoutError):
             pass  # it left by itself
 

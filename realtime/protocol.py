@@ -21,23 +21,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from realtime import wire
 from realtime.errors import BadFrame, Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, gc=False):
     """One decoded message."""
 
     payload: dict[str, Any]
     request_id: str  # as sent, "" if absent
     binary: bool  # came as msgpack, to be answered so
     size: int  # bytes or characters of the frame
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    data: bytes | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ class Connection:
         self.closed = False  # nothing is read or sent any more, except what `data_to_send` still holds
         self.errors = 0  # messages that were none
         self._heard = now
-        self._outputs: deque[Send | Close] = deque()
+        self._outputs: deque[bytes | str | Close] = deque()
 
     def receive(self, data: bytes | str, now: float) -> Request | None:
         """The request in a frame. None if there is none; then an error is due, unless the frame is empty."""
@@ -76,11 +72,11 @@ class Connection:
 
     def answer(self, body: dict[str, Any], *, binary: bool) -> None:
         """A result, in the framing of its request."""
-        self._put(Send(wire.encode(body, binary=binary)))
+        self._put(wire.encode(body, binary=binary))
 
     def fail(self, failure: Failure, request_id: str | None = None) -> None:
         """An error frame, text; `request_id` of what it answers. The connection goes on."""
-        self._put(Send(wire.encode(failure.frame(request_id), binary=False)))
+        self._put(wire.encode(failure.frame(request_id), binary=False))
 
     def refuse(self, failure: Failure, code: int = 1000) -> None:
         """Say why and close: with the failure's own close code, or `code` if it has none."""
@@ -115,8 +111,8 @@ class Connection:
         else:
             self.close(1000)
 
-    def data_to_send(self) -> Send | Close | None:
-        """The next thing to put on the wire, oldest first; None if there is nothing."""
+    def data_to_send(self) -> bytes | str | Close | None:
+        """The next message or close to put on the wire, oldest first; None if there is nothing."""
         return self._outputs.popleft() if self._outputs else None
 
     @property
@@ -124,6 +120,6 @@ class Connection:
         """Outputs not fetched yet. Who reads on while this grows lets the peer fill our memory."""
         return len(self._outputs)
 
-    def _put(self, output: Send | Close) -> None:
+    def _put(self, output: bytes | str | Close) -> None:
         if not self.closed:
             self._outputs.append(output)

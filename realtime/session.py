@@ -55,10 +55,14 @@ class Session(Generic[R, O]):
         self._unwritten: deque[Slot[R, O]] = deque()  # released
         self._taken_bytes = 0  # of both
 
-    def offer(self, request: R, size: int) -> None:
-        """A frame arrived. Older waiting ones go if there are too many; the newest always stays."""
+    def offer(self, request: R, size: int) -> int:
+        """A frame arrived. Older waiting ones go if there are too many; the newest always stays.
+
+        Returns how many went.
+        """
         if self.closed:
-            return
+            return 0
+        superseded = self.superseded
         self._arrived += 1
         self._waiting.append(Slot(self._arrived, request, size))
         self._waiting_bytes += size
@@ -67,6 +71,7 @@ class Session(Generic[R, O]):
         ):
             self._waiting_bytes -= self._waiting.popleft().size
             self.superseded += 1
+        return self.superseded - superseded
 
     def take(self) -> Slot[R, O] | None:
         """The oldest waiting frame, if there is credit for it."""

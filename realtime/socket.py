@@ -25,7 +25,7 @@ from realtime import log
 from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
-from realtime.protocol import Close, Connection, Request, Send
+from realtime.protocol import Close, Connection, Request
 from realtime.service import Caller
 from realtime.session import BUFFERING, Session, Slot
 from realtime.transport import Frames
@@ -184,9 +184,7 @@ class Socket:
             return
         decode_s = time.monotonic() - start
         frame = Frame(request.request_id, request.binary, wanted, received, receive_s, decode_s)
-        superseded = self._session.superseded
-        self._session.offer(frame, request.size)
-        self._flow.superseded += self._session.superseded - superseded
+        self._flow.superseded += self._session.offer(frame, request.size)
         self._weigh()
         self._prepare()
 
@@ -233,7 +231,8 @@ class Socket:
         except Exception:
             self._settle(slot, self._internal("frame.prepare"))
         self._opener = None
-        self._advance()
+        self._prepare()
+        self._write()
 
     def _submit(self, slot: Slot[Frame, Done | Failure], job: Job, prepare_s: float) -> None:
         frame = slot.request
@@ -255,21 +254,21 @@ class Socket:
             self._settle(slot, None)
         else:
             self._settle(slot, of_engine(reply.code, reply.reason, reply.field))
-        self._advance()
+        self._write()
 
     def _settle(self, slot: Slot[Frame, Done | Failure], outcome: Done | Failure | None) -> None:
-        """Only bookkeeping; `_advance` is what acts on it."""
+        """What comes of a frame is known: None if a newer one took its place. `_write` is for the caller."""
+        self._released.extend(self._session.settle(slot, outcome))
         if outcome is None:
             self._flow.superseded += 1
-        self._released.extend(self._session.settle(slot, outcome))
+            self._freed()
 
-    def _advance(self) -> None:
-        """Something was settled: what waited may be submitted, what is due may be written."""
+    def _freed(self) -> None:
+        """A frame has gone, and its credit is there for the next."""
         self._weigh()
-        self._prepare()
-        if self._due:
-            self._write()
-        elif self._gateway.draining:
+        if self._session.waiting:
+            self._prepare()
+        if self._gateway.draining:
             self.leave()
 
     # ---- out ----
@@ -287,65 +286,53 @@ class Socket:
         """Errors and the close first, then results, for as long as the peer takes them."""
         wrote = False
         try:
-            while self._due and self._frames.ready:
-                self._write_one()
+            while (due := self._due) and self._frames.ready:
+                output = self._connection.data_to_send()
+                if output is None:
+                    self._answer(self._released.popleft())
+                elif isinstance(output, Close):
+                    self._frames.close(output.code, output.reason)
+                else:
+                    self._frames.write(output)
+                    self._flow.sent_bytes += len(output)
                 wrote = True
         except Exception:
             logger.exception("socket.write", session=self.name, app=self._app.id)
             self.abort("error")
             return
-        due = self._due
         if self._stalled is not None and (wrote or not due):
             self._stalled.cancel()
             self._stalled = None
         if due and self._stalled is None:
             self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, self._stall)
 
-    def _write_one(self) -> None:
-        if (output := self._connection.data_to_send()) is not None:
-            self._put(output)
-            return
-        self._answer(self._released.popleft())
-        while (output := self._connection.data_to_send()) is not None:
-            self._put(output)
-        self._session.written()
-        self._weigh()
-        self._prepare()
-        if self._gateway.draining:
-            self.leave()
-
     def _answer(self, slot: Slot[Frame, Done | Failure]) -> None:
+        """The oldest outcome, now that it can be written, becomes a message, and its frame is gone."""
         frame, outcome = slot.request, slot.outcome
+        if isinstance(outcome, Done):
+            try:
+                self._connection.answer(self._body(frame, outcome), binary=frame.binary)
+                self._flow.answer(time.monotonic() - frame.received)
+            except Exception:
+                outcome = self._internal("frame.answer")
         if isinstance(outcome, Failure):
             self._connection.fail(outcome, frame.request_id)
             self._flow.refused += 1
-            return
-        assert isinstance(outcome, Done)
+        self._session.written()
+        self._freed()
+
+    def _body(self, frame: Frame, done: Done) -> dict[str, Any]:
         assert frame.job is not None
-        try:
-            body = self._app.answer(frame.wanted, frame.job, outcome, binary=frame.binary)
-        except Exception:
-            self._connection.fail(self._internal("frame.answer"), frame.request_id)
-            self._flow.refused += 1
-            return
+        body = self._app.answer(frame.wanted, frame.job, done, binary=frame.binary)
         body["request_id"] = frame.request_id
-        now = time.monotonic()
         body["timings"] = {
             "receive": frame.receive_s,
             "decode": frame.decode_s,
             "prepare": frame.prepare_s,
-            **outcome.timings,
-            "send": max(now - outcome.finished, 0.0),
+            **done.timings,
+            "send": max(time.monotonic() - done.finished, 0.0),
         }
-        self._connection.answer(body, binary=frame.binary)
-        self._flow.answer(max(now - frame.received, 0.0))
-
-    def _put(self, output: Send | Close) -> None:
-        if isinstance(output, Close):
-            self._frames.close(output.code, output.reason)
-        else:
-            self._frames.write(output.data)
-            self._flow.sent_bytes += len(output.data)
+        return body
 
     # ---- time, counting and our own bugs ----
 
