@@ -45,7 +45,7 @@ def reconstruction_loss(ae: AutoencoderTiny, pictures: Tensor, generator: Genera
     latents = ae.encoder(pictures)
     spread = latents.float()
     statistics = spread.mean((0, 2, 3)).square().mean() + (spread.std((0, 2, 3)) - 1).square().mean()
-    noise = torch.randn(latents.shape, generator=generator) * 0.05
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device) * 0.05
     back = ae.decoder(latents + noise.to(latents.dtype)).float()
     error = back - pictures
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (

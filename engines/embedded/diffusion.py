@@ -82,13 +82,14 @@ def signal_and_noise(device: str | torch.device = "cpu") -> tuple[Tensor, Tensor
 
 
 def random_timesteps(count: int, generator: Generator) -> Tensor:
-    """[count] int64: uniform over 0..999, but 60 % from 600..999.
+    """[count] int64, where the generator is: uniform over 0..999, but 60 % from 600..999.
 
     There the caption alone decides place, shape and colour, and there few-step sampling starts.
     """
-    anywhere = torch.randint(0, TIMESTEPS, (count,), generator=generator)
-    late = torch.randint(600, TIMESTEPS, (count,), generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.6, late, anywhere)
+    device = generator.device
+    anywhere = torch.randint(0, TIMESTEPS, (count,), generator=generator, device=device)
+    late = torch.randint(600, TIMESTEPS, (count,), generator=generator, device=device)
+    return torch.where(torch.rand(count, generator=generator, device=device) < 0.6, late, anywhere)
 
 
 def drop_captions(captions: list[str], rng: Random, share: float = 0.1) -> list[str]:
@@ -108,8 +109,8 @@ def diffusion_loss(
     Source: Salimans & Ho 2022 (arXiv 2202.00512), v = alpha * noise - sigma * x.
     """
     signal, sigma = signal_and_noise(latents.device)
-    t = random_timesteps(len(latents), generator).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    t = random_timesteps(len(latents), generator)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     noisy = signal[t] * latents + sigma[t] * noise
     target = signal[t] * noise - sigma[t] * latents
     noisy = noisy.contiguous(memory_format=torch.channels_last)

@@ -65,15 +65,17 @@ def distillation_loss(
     """
     count, device = len(latents), latents.device
     signal, sigma = signal_and_noise(device)
-    grid = torch.randint(1, TIMESTEPS // SKIP + 1, (count,), generator=generator)
+    grid = torch.randint(1, TIMESTEPS // SKIP + 1, (count,), generator=generator, device=device)
     # Half of the draws from the upper half: the timesteps that one to four steps really visit.
-    upper = torch.randint(TIMESTEPS // SKIP // 2, TIMESTEPS // SKIP + 1, (count,), generator=generator)
-    grid = torch.where(torch.rand(count, generator=generator) < 0.3, upper, grid).to(device)
+    upper = torch.randint(
+        TIMESTEPS // SKIP // 2, TIMESTEPS // SKIP + 1, (count,), generator=generator, device=device
+    )
+    grid = torch.where(torch.rand(count, generator=generator, device=device) < 0.3, upper, grid)
     t = grid * SKIP - 1
     earlier = (t - SKIP).clamp(min=0)
     # Squared: a short distillation hardly tells one w from another, it answers with their mean. Low is calm.
-    w = (torch.rand(count, generator=generator).square() * MAX_W).to(device)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
+    w = torch.rand(count, generator=generator, device=device).square() * MAX_W
+    noise = torch.randn(latents.shape, generator=generator, device=device)
     noisy = (signal[t] * latents + sigma[t] * noise).contiguous(memory_format=torch.channels_last)
     guidance = guidance_embedding(w)
 

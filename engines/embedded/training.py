@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,7 +23,8 @@ from engines.embedded.diffusion import diffusion_loss, drop_captions, text_encod
 from engines.embedded.distill import distillation_loss
 from engines.embedded.loop import Loop
 from engines.embedded.optimiser import Average, Pair, cosine, rate_at
-from engines.embedded.pool import Pool
+from engines.embedded.painters import paint
+from engines.embedded.pool import BLOCK, Pool
 from engines.embedded.presets import Preset
 from engines.embedded.reading import Reader, labels_of, reading_loss
 from engines.embedded.vocabulary import token_ids, tokenizer_for
@@ -56,13 +57,31 @@ def autocast(preset: Preset) -> torch.autocast:
 
 def new_autoencoder(preset: Preset) -> AutoencoderTiny:
     torch.manual_seed(preset.seed)
-    return tiny_autoencoder(preset.ae_width, preset.ae_encoder, preset.ae_decoder)
+    return tiny_autoencoder(preset.ae_width, preset.ae_encoder, preset.ae_decoder).to(preset.device)
+
+
+def dice(preset: Preset, stage: int) -> tuple[Random, Generator]:
+    """The two sources of chance of one stage; the second draws on the preset's device."""
+    return Random(preset.seed + stage), Generator(preset.device).manual_seed(preset.seed + stage)
+
+
+def lessons(preset: Preset, rng: Random, generator: Generator) -> Iterator[Tensor]:
+    """What the codec learns from: [ae_batch / ae_crops, 3, size, size] in -1..1, for ever."""
+    draw = functools.partial(training_pictures, preset.ae_batch // preset.ae_crops, preset.size)
+    return paint(draw, preset.workers, rng, generator)
+
+
+def random_crops(preset: Preset, pictures: Tensor, generator: Generator) -> Tensor:
+    """`ae_crops` windows of each picture: [ae_batch, 3, ae_crop, ae_crop]."""
+    return torch.cat([random_crop(pictures, preset.ae_crop, generator) for _ in range(preset.ae_crops)])
 
 
 def random_crop(pictures: Tensor, size: int, generator: Generator) -> Tensor:
     """The same random window, aligned to latent cells, of every picture of the batch."""
     room = (pictures.shape[-1] - size) // 8 + 1
-    top, left = (8 * int(v) for v in torch.randint(0, room, (2,), generator=generator))
+    top, left = (
+        8 * int(v) for v in torch.randint(0, room, (2,), generator=generator, device=generator.device)
+    )
     window = pictures[..., top : top + size, left : left + size]
     return window.contiguous(memory_format=torch.channels_last)
 
@@ -71,18 +90,20 @@ def train_autoencoder(preset: Preset, folder: Path) -> AutoencoderTiny:
     """Stage 0. Returns the averaged codec with `scaling_factor` set to 1 / std of the latents."""
     ae = new_autoencoder(preset)
     optimiser, average = Pair([ae], preset.ae_rate), Average(ae, 0.998)
-    rng, generator = Random(preset.seed), Generator().manual_seed(preset.seed)
+    rng, generator = dice(preset, 0)
     loop = Loop(
         folder, "autoencoder", preset.ae_steps, {"ae": ae, "opt": optimiser, "ema": average}, rng, generator
     )
 
+    fresh = lessons(preset, rng, generator)
+
     def take(step: int) -> float:
         # The last tenth sees whole pictures: crops over-represent the zero padding at the border.
-        whole = step > 0.9 * preset.ae_steps
-        count = max(2, preset.ae_batch // 3) if whole else preset.ae_batch
-        pictures = training_pictures(count, preset.size, rng, generator)
-        if not whole:
-            pictures = random_crop(pictures, preset.ae_crop, generator)
+        pictures = next(fresh).to(preset.device)
+        if step > 0.9 * preset.ae_steps:
+            pictures = pictures[:: preset.ae_crops * 3].contiguous(memory_format=torch.channels_last)
+        else:
+            pictures = random_crops(preset, pictures, generator)
         with autocast(preset):
             loss, squared = reconstruction_loss(ae, pictures, generator)
         loss.backward()
@@ -100,9 +121,8 @@ def train_autoencoder(preset: Preset, folder: Path) -> AutoencoderTiny:
 def latent_std(ae: AutoencoderTiny, preset: Preset) -> float:
     """Standard deviation of the latents of 256 seeded scenes."""
     rng, generator = Random(preset.seed + 1), Generator().manual_seed(preset.seed + 1)
-    return float(
-        ae.encoder(training_pictures(256 if preset.size > 64 else 32, preset.size, rng, generator)).std()
-    )
+    pictures = training_pictures(256 if preset.size > 64 else 32, preset.size, rng, generator)
+    return float(ae.encoder(pictures.to(preset.device)).std())
 
 
 @dataclass
@@ -131,13 +151,14 @@ def ids_of(tokenizer: CLIPTokenizer, captions: list[str], preset: Preset) -> Ten
 
 def gather(preset: Preset, folder: Path, ae: AutoencoderTiny) -> Pool:
     """The first scenes and their latents, drawn once and kept in pool.pt."""
-    rng, generator = Random(preset.seed + 3), Generator().manual_seed(preset.seed + 3)
-    pool, kept = Pool(ae, preset.size, rng, generator, preset.device), folder / "pool.pt"
+    rng, generator = dice(preset, 7)
+    pool = Pool(ae, preset.size, rng, generator, preset.device, preset.workers)
+    kept = folder / "pool.pt"
     if kept.exists():
         pool.load_state_dict(torch.load(kept, weights_only=False))
         return pool
-    for _ in track(range(preset.pool // 50 + 1), "drawing scenes"):
-        pool.grow(50)
+    for _ in track(range(-(-preset.pool // BLOCK)), "drawing scenes"):
+        pool.grow()
     torch.save(pool.state_dict(), kept)
     return pool
 
@@ -148,10 +169,10 @@ def train_text(preset: Preset, folder: Path, teacher: Teacher, pool: Pool) -> No
     reader = Reader(preset.text_width, preset.size // 8).to(preset.device)
     modules = torch.nn.ModuleList([teacher.text_encoder, reader])
     optimiser, average = Pair(modules, preset.read_rate), Average(modules, 0.998)
-    rng, generator = Random(preset.seed + 6), Generator().manual_seed(preset.seed + 6)
+    rng, generator = dice(preset, 6)
     parts = {"modules": modules, "opt": optimiser, "ema": average}
     loop = Loop(folder, "text", preset.read_steps, parts, rng, generator)
-    pool.rng, pool.generator = rng, generator
+    pool.use(rng, generator)
 
     def take(step: int) -> float:
         latents, captions, scenes = pool.batch(preset.read_batch)
@@ -175,15 +196,15 @@ def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look)
     modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
     # The guidance input is zero until distillation, and conditioning on it costs nothing here.
     optimiser, average = Pair(modules, preset.legs[0][1]), Average(modules, preset.ema)
-    rng, generator = Random(preset.seed + 3), Generator().manual_seed(preset.seed + 3)
-    pool.rng, pool.generator = rng, generator
+    rng, generator = dice(preset, 3)
+    pool.use(rng, generator)
     parts = {"modules": modules, "opt": optimiser, "ema": average, "pool": pool}
     loop = Loop(folder, "teacher", preset.steps, parts, rng, generator)
     forward = torch.compile(teacher.unet, dynamic=False) if preset.compile else teacher.unet
 
     def take(step: int) -> float:
-        if preset.fresh and step % 4 == 0:
-            pool.grow(4 * preset.fresh)
+        if step * preset.fresh % BLOCK < preset.fresh:
+            pool.grow()
         latents, captions, _ = pool.batch(preset.batch)
         ids = ids_of(teacher.tokenizer, drop_captions(captions, rng), preset)
         with autocast(preset):
@@ -210,7 +231,7 @@ def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, lo
     torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
     optimiser, average = Pair([student], preset.lcd_rate), Average(student, preset.lcd_ema)
     shadow = copy.deepcopy(student).requires_grad_(False)
-    rng, generator = Random(preset.seed + 4), Generator().manual_seed(preset.seed + 4)
+    rng, generator = dice(preset, 4)
     loop = Loop(
         folder,
         "student",
@@ -219,7 +240,7 @@ def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, lo
         rng,
         generator,
     )
-    pool.rng, pool.generator = rng, generator
+    pool.use(rng, generator)
     models = [student, shadow, teacher.unet]
     fast = [torch.compile(m, dynamic=False) if preset.compile else m for m in models]
     with torch.no_grad():
@@ -254,16 +275,17 @@ def polish_decoder(preset: Preset, folder: Path, ae: AutoencoderTiny) -> Autoenc
         return ae
     ae.decoder.requires_grad_(True)
     optimiser, average = Pair([ae.decoder], preset.ae_rate / 2), Average(ae.decoder, 0.998)
-    rng, generator = Random(preset.seed + 5), Generator().manual_seed(preset.seed + 5)
+    rng, generator = dice(preset, 5)
     parts = {"decoder": ae.decoder, "opt": optimiser, "ema": average}
     loop = Loop(folder, "polish", preset.polish_steps, parts, rng, generator)
+    fresh = lessons(preset, rng, generator)
 
     def take(step: int) -> float:
-        pictures = training_pictures(preset.ae_batch, preset.size, rng, generator)
+        pictures = next(fresh).to(preset.device)
         if step % 8:
-            pictures = random_crop(pictures, preset.ae_crop, generator)
+            pictures = random_crops(preset, pictures, generator)
         else:
-            pictures = pictures[:: max(1, preset.ae_batch // 4)].contiguous(memory_format=torch.channels_last)
+            pictures = pictures[:: preset.ae_crops * 4].contiguous(memory_format=torch.channels_last)
         with autocast(preset):
             loss, squared = reconstruction_loss(ae, pictures, generator)
         loss.backward()
