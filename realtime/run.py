@@ -15,8 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from engines.messages import Preview
+from realtime import wire
 from realtime.apps import App, find
-from realtime.errors import Draining, InvalidInput, MethodNotAllowed, TooLarge, TooMuch, UnknownApp
+from realtime.errors import BadFrame, Draining, InvalidInput, MethodNotAllowed, TooLarge, TooMuch, UnknownApp
 from realtime.hosts import Role, Target, base_of
 from realtime.service import Caller, Service
 from realtime.socket import MAX_HELD
@@ -86,11 +87,11 @@ async def ordered(gateway: Gateway, app: App, request: Request, target: Target, 
 async def input_of(gateway: Gateway, request: Request) -> dict[str, Any]:
     """The input of a run: the query of a GET, else a JSON object; nothing at all is an empty one.
 
-    Raises InvalidInput as fal's own apps (FastAPI) say it; TooLarge, TooMuch.
+    Raises InvalidInput, as fal's own apps (FastAPI) answer what is no JSON; TooLarge, TooMuch.
     """
     if request.method == "GET":
         return {name: value for name, value in request.query_params.items() if name not in NOT_INPUT}
-    limit = gateway.settings.max_frame_bytes
+    limit = min(gateway.settings.max_frame_bytes, wire.MAX_TEXT)
     data = bytearray()
     try:
         async for piece in request.stream():
@@ -100,25 +101,21 @@ async def input_of(gateway: Gateway, request: Request) -> dict[str, Any]:
                 raise TooLarge(f"the body is longer than {limit} bytes; upload pictures and send their URLs")
             if gateway.held_bytes > MAX_HELD:
                 raise TooMuch(f"unanswered requests fill {MAX_HELD >> 20} MiB of this server")
-        decoded = asyncio.to_thread(_decoded, data) if len(data) > OFF_LOOP else None
-        return _decoded(data) if decoded is None else await decoded
+        return await asyncio.to_thread(_decoded, data) if len(data) > OFF_LOOP else _decoded(data)
     finally:
         gateway.held_bytes -= len(data)
 
 
 def _decoded(data: bytearray) -> dict[str, Any]:
+    if not data.strip():
+        return {}
     try:
-        value = json.loads(data) if data.strip() else {}
-    except json.JSONDecodeError as error:
-        entry = {"loc": ["body", error.pos], "msg": "JSON decode error", "type": "json_invalid"}
-        raise InvalidInput("the body is not JSON", [entry | {"ctx": {"error": error.msg}}]) from None
-    except (UnicodeDecodeError, RecursionError, ValueError):
-        entry = {"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}
-        raise InvalidInput("the body is not JSON", [entry]) from None
-    if not isinstance(value, dict):
-        entry = {"loc": ["body"], "msg": "Input should be an object", "type": "dict_type"}
-        raise InvalidInput("the body must be a JSON object", [entry])
-    return value
+        return wire.decode(data.decode())
+    except UnicodeDecodeError:
+        reason = "the body is not UTF-8"
+    except BadFrame as failure:
+        reason = failure.reason
+    raise InvalidInput(reason, [{"loc": ["body"], "msg": reason, "type": "json_invalid"}])
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

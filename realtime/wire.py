@@ -147,19 +147,19 @@ def _msgpack(data: bytes) -> Any:
 def _json(text: str) -> Any:
     # The C scanner has no limits of its own, so what makes it slow is counted first, at 2 GB/s.
     if len(text) > MAX_TEXT:
-        raise BadFrame(f"the text frame has {len(text)} characters, the limit is {MAX_TEXT}; send binary")
+        raise BadFrame(f"the text has {len(text)} characters, the limit is {MAX_TEXT}; send binary")
     if text.count(",") > MAX_COMMAS:
         raise BadFrame(f"the message holds more than {MAX_COMMAS} values")
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         raise BadFrame(f"the message holds more than {MAX_BRACKETS} arrays and maps")
     if text.count("\\") > MAX_ESCAPES:
-        raise BadFrame(f"the text frame holds more than {MAX_ESCAPES} escapes")
+        raise BadFrame(f"the text holds more than {MAX_ESCAPES} escapes")
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise BadFrame(f"the message nests deeper than {MAX_DEPTH} levels") from None
     except ValueError:
-        raise BadFrame("the text frame is not JSON") from None
+        raise BadFrame("the text is not JSON") from None
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -138,7 +138,8 @@ class Work:
         return outcome
 
     async def _outcome(self, order: _Order) -> Outcome:
-        limit_s = self._gateway.settings.run_s
+        # Nobody waits at the other end of the queue; what is stuck there is found by the engine's heartbeat.
+        limit_s = self._gateway.settings.run_s if order.lane == "run" else None
         try:
             async with asyncio.timeout(limit_s):
                 return await self._made(order)
