@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,18 +40,3 @@ class Service(ABC):
     async def run(self) -> None:
         """Work in the background, until cancelled. An exception out of it ends the server."""
         return None
-
-
-class Keeper(Protocol):
-    """Where pictures are kept for whoever has their URL. `realtime.storage.Storage` is one."""
-
-    async def keep(
-        self,
-        data: bytes,
-        content_type: str,
-        *,
-        caller: Caller,
-        lifetime_s: float | None = None,
-        name: str = "",
-    ) -> str:
-        """The path to fetch it at, such as "/files/b/ab12/name.jpeg". Raises Failure (storage is full)."""

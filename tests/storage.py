@@ -6,6 +6,7 @@ answer = await desk.ask("PUT", "/files/...", b"bytes")
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -92,18 +93,18 @@ class Desk:
             + [(name.encode(), value.encode("latin-1")) for name, value in sent.items()],
         }
         pieces = self._pieces(body)
-        gone = False
+        ended = False
 
         async def receive() -> dict[str, Any]:
-            nonlocal gone
+            nonlocal ended
             try:
                 piece = await anext(pieces)
             except ConnectionResetError:
                 return {"type": "http.disconnect"}
             except StopAsyncIteration:
-                if gone:
-                    return {"type": "http.disconnect"}
-                gone = True
+                if ended:
+                    await asyncio.Event().wait()  # the client waits for its answer
+                ended = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             self.received += 1
             return {"type": "http.request", "body": piece, "more_body": True}

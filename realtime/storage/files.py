@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from realtime import log
+from realtime.errors import StorageDown
 from realtime.storage.catalogue import File
+
+logger = log.get("realtime.storage")
 
 # What a browser shows without running anything of it. Anything else is offered as a download.
 _SHOWN = re.compile(r"(image/(?!svg)|video/|audio/|text/plain\b|application/json\b)")
@@ -76,12 +79,12 @@ def without_body(file: File, status: int, now: float) -> Response:
 
 
 class Download(StreamingResponse):
-    """A file, or one range of it. stall_s: a reader that takes nothing for so long is left."""
+    """A file, or one range of it. stall_s: a reader that takes nothing for so long is cut off."""
 
     def __init__(
         self,
         file: File,
-        body: AsyncIterator[bytes],
+        body: AsyncGenerator[bytes],
         span: tuple[int, int] | None,
         *,
         now: float,
@@ -92,12 +95,21 @@ class Download(StreamingResponse):
         if span is not None:
             headers["content-range"] = f"bytes {start}-{stop - 1}/{file.size}"
         super().__init__(body, 200 if span is None else 206, headers)
-        self._stall_s = stall_s
+        self._blocks, self._stall_s = body, stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patiently(message: Message) -> None:
             async with asyncio.timeout(self._stall_s):
                 await send(message)
 
-        with suppress(TimeoutError, OSError):  # it reads no more; uvicorn closes what is not complete
-            await self.stream_response(patiently)
+        try:
+            await super().__call__(scope, receive, patiently)
+        except (TimeoutError, FileNotFoundError, StorageDown) as error:
+            # Headers are sent, so a broken connection is all that can be said. Closing would wait for who
+            # does not read.
+            logger.debug("storage.download", ended_by=type(error).__name__)
+            scope["extensions"]["realtime.abort"]()
+            while (await receive())["type"] != "http.disconnect":
+                pass  # until uvicorn knows, or it would log an answer that is not complete
+        finally:
+            await self._blocks.aclose()  # an open file would wait for the garbage collector

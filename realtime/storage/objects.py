@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -90,7 +90,7 @@ class Objects:
                 if not whole:
                     await self._do(partial(writer.__exit__, *sys.exc_info()))  # takes back what is written
 
-    async def read(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes]:
         """Bytes [start, stop) of an object, in blocks. Raises FileNotFoundError at the first."""
         if start >= stop:
             return

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 from realtime import log
 from realtime.errors import Failure
@@ -84,13 +85,14 @@ class Shelf:
         left = await self._catalogue.finish(file.id, wanted, self._clock())
         await self._objects.delete([f"{file.folder}/{etag}" for etag in left])
 
-    async def blocks(self, file: File, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def blocks(self, file: File, start: int, stop: int) -> AsyncGenerator[bytes]:
         """Bytes [start, stop) in order. Raises FileNotFoundError if it was removed meanwhile."""
         at = 0
         for part in file.parts:
             first, last = max(start - at, 0), min(stop - at, part.size)
-            async for block in self._objects.read(file.key(part), first, last):
-                yield block
+            async with aclosing(self._objects.read(file.key(part), first, last)) as blocks:
+                async for block in blocks:
+                    yield block
             at += part.size
 
     async def sweep(self) -> int:

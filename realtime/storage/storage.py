@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
@@ -258,19 +259,20 @@ def _url(request: Request, target: Target, file: File) -> str:
     return hosts.base_of(request, target) + uploads.path_of(file.id, file.name)
 
 
-async def _begun(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """`body`, its first block read: what is not there must be found out before the headers are sent."""
+async def _begun(blocks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """`blocks`, the first one read: what is not there must be found out before the headers are sent."""
     try:
-        first = await anext(body, b"")
+        first = await anext(blocks, b"")
     except FileNotFoundError:
         raise NotFound(GONE) from None
-    return _chained(first, body)
+    return _chained(first, blocks)
 
 
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for block in rest:
-        yield block
+async def _chained(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for block in rest:
+            yield block
 
 
 def _bearer(request: Request) -> str | None:
