@@ -266,6 +266,9 @@ class Gateway:
         Raises Unauthorized; Forbidden for a page of a stranger.
         """
         self.check_origin(request.headers)
+        if "origin" not in request.headers and request.headers.get("sec-fetch-site") == "cross-site":
+            # A GET draws: no picture or link in a stranger's page shall make us do that.
+            raise Forbidden("this address cannot be a link or a picture in a page from elsewhere")
         token = request.query_params.get("fal_jwt_token", "")
         if token and target.role not in (Role.REST, Role.CDN):
             return Caller(self.tokens.check(token, target.endpoint))

@@ -281,12 +281,28 @@ def test_a_token_opens_the_run_of_its_own_apps(keyed_server: Server):
     assert keyed_server.ask("POST", f"/fal-ai/fast-sdxl?fal_jwt_token={token}", wish)[0] == 401
 
 
-def test_a_page_of_a_stranger_cannot_draw_here(server: Server):
-    status, headers, _ = server.ask(
-        "POST", "/fal-ai/lcm", {"prompt": "a"}, {"Origin": "https://evil.example"}
-    )
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("POST", {"Origin": "https://evil.example"}),
+        ("GET", {"Origin": "https://evil.example"}),
+        ("GET", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}),  # <img src=...>
+    ],
+)
+def test_a_page_of_a_stranger_cannot_draw_here(server: Server, method: str, headers: dict[str, str]):
+    before = server.metric("realtime_runs_total")
+    path = "/fal-ai/lcm?prompt=a"
+    status, answered, _ = server.ask(method, path, {"prompt": "a"} if method == "POST" else None, headers)
     assert status == 403
-    assert "access-control-allow-origin" not in headers
+    assert "access-control-allow-origin" not in answered
+    assert server.metric("realtime_runs_total") == before
+
+
+def test_a_page_on_loopback_can(server: Server):
+    headers = {"Origin": "http://localhost:3311", "Sec-Fetch-Site": "same-site"}
+    status, answered, _ = server.ask("POST", "/fal-ai/lcm", {"prompt": "a"}, headers)
+    assert status == 200
+    assert answered["access-control-allow-origin"] == "http://localhost:3311"
 
 
 # ---- slow peers ----
