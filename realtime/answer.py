@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import Any
+
+from pybase64 import b64encode_as_string
 
 from engines.messages import Done, Job, Picture
 
@@ -39,7 +40,7 @@ def links(pictures: Sequence[Picture], urls: Sequence[str]) -> list[dict[str, An
 
 def data_uri(picture: Picture) -> str:
     """RFC 2397, base64."""
-    return f"data:{picture.content_type};base64,{b2a_base64(picture.data, newline=False).decode('ascii')}"
+    return f"data:{picture.content_type};base64,{b64encode_as_string(picture.data)}"
 
 
 def notes(warnings: Sequence[str], job: Job, done: Done) -> dict[str, Any]:

@@ -286,11 +286,8 @@ class Socket:
         """Errors and the close first, then results, for as long as the peer takes them."""
         wrote = False
         try:
-            while (due := self._due) and self._frames.ready:
-                output = self._connection.data_to_send()
-                if output is None:
-                    self._answer(self._released.popleft())
-                elif isinstance(output, Close):
+            while self._frames.ready and (output := self._next()) is not None:
+                if isinstance(output, Close):
                     self._frames.close(output.code, output.reason)
                 else:
                     self._frames.write(output)
@@ -300,11 +297,19 @@ class Socket:
             logger.exception("socket.write", session=self.name, app=self._app.id)
             self.abort("error")
             return
+        due = self._due
         if self._stalled is not None and (wrote or not due):
             self._stalled.cancel()
             self._stalled = None
         if due and self._stalled is None:
             self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, self._stall)
+
+    def _next(self) -> bytes | str | Close | None:
+        output = self._connection.data_to_send()
+        if output is None and self._released:
+            self._answer(self._released.popleft())
+            output = self._connection.data_to_send()
+        return output
 
     def _answer(self, slot: Slot[Frame, Done | Failure]) -> None:
         """The oldest outcome, now that it can be written, becomes a message, and its frame is gone."""

@@ -145,9 +145,9 @@ class Frames(WebSocketsSansIOProtocol):
             if self._joined is not None:
                 message, self._joined = self._joined, None
                 self._hear(message)
-            elif self._rest or self._frame():
+            elif self._rest:
                 self._feed()
-            else:
+            elif not self._frame():
                 break
             # Joining 16 MiB is a turn's work, and so is reading them.
             if self._joined is not None or (self._at < len(self._data) and time.monotonic() > until):
@@ -205,8 +205,6 @@ class Frames(WebSocketsSansIOProtocol):
 
     def _feed(self) -> None:
         """What is here of `_rest` goes to the core, and nothing behind it."""
-        if not self._rest:
-            return
         piece = self._data[self._at : self._at + self._rest]
         self._at += len(piece)
         self._rest -= len(piece)

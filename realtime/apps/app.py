@@ -43,7 +43,9 @@ class Request(BaseModel):
     @property
     def wants_bytes(self) -> bool:
         """The caller speaks in raw bytes and reads `images[].content` (fal-js demo `realtime`)."""
-        return self.force_msgpack is not None or bytes in map(type, self.__dict__.values())
+        return self.force_msgpack is not None or bytes in map(
+            type, map(self.__dict__.get, self.model_fields_set)
+        )
 
     @property
     def wants_echo(self) -> bool:
@@ -139,7 +141,8 @@ class App:
         if wish.image is not None or wish.mask is not None:
             return None
         job, warnings = plan(wish, models)
-        request.warnings.extend(warnings)
+        if warnings:
+            request.warnings.extend(warnings)
         return job
 
     async def plan(self, request: Request, media: Media, models: list[Model]) -> Job:
