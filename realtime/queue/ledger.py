@@ -90,16 +90,16 @@ class Ledger:
         if again is not None:
             self._db.execute("UPDATE requests SET answering = ? WHERE seq = ?", (owner, again["seq"]))
             return Receipt(again["id"], self._before(again["seq"], again["low"]), repeated=True)
-        if (crowded := self._crowded(order, limits)) is not None:
+        waiting, low = self._count("state = 0"), self._count("state = 0 AND low = 1")
+        if (crowded := self._crowded(order, limits, waiting)) is not None:
             return crowded
         more = {"accepted": now, "digest": order.digest, "answering": owner}
         seq = self._db.execute(_ACCEPT, asdict(order) | more).lastrowid
         assert seq is not None
         self._db.execute("INSERT INTO inputs (seq, body) VALUES (?, ?)", (seq, order.body))
-        return Receipt(order.id, self._before(seq, order.low))
+        return Receipt(order.id, waiting if order.low else waiting - low)
 
-    def _crowded(self, order: Order, limits: Limits) -> Crowded | None:
-        waiting = self._count("state = 0")
+    def _crowded(self, order: Order, limits: Limits, waiting: int) -> Crowded | None:
         if limits.server is not None and waiting >= limits.server:
             return Crowded(waiting, "server")
         if limits.caller is not None and waiting >= limits.caller:

@@ -7,11 +7,14 @@ every write beyond it fails in the kernel, for this process alone and without a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,15 +37,17 @@ def full_disk(server: Server) -> Iterator[None]:
     import resource
 
     before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1024, before[1]))
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         yield
     finally:
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
 
 
-def submit(server: Server, prompt: str, **more: Any) -> tuple[int, dict[str, Any]]:
-    status, _, data = server.ask("POST", QUEUE, {"prompt": prompt, **SMALL, **more})
+def submit(
+    server: Server, prompt: str, headers: dict[str, str] | None = None, **more: Any
+) -> tuple[int, dict[str, Any]]:
+    status, _, data = server.ask("POST", QUEUE, {"prompt": prompt, **SMALL, **more}, headers)
     return status, json.loads(data)
 
 
@@ -98,6 +103,24 @@ async def test_a_full_disk_stops_the_queue_and_nothing_else_and_it_comes_back_by
         assert "error" not in completed(server, said["request_id"])
         assert server.terminate() == 0
         assert not [line for line in server.log if "Traceback" in line]
+
+
+@pytest.mark.timeout(60)
+def test_a_picture_that_could_not_be_stored_is_drawn_again_unless_its_client_forbids_it(tmp_path: Path):
+    with serve(queue_at_once=2, state_dir=tmp_path) as server:
+        _, kept = submit(server, "!slow 0.8", sync_mode=False)
+        _, once = submit(server, "!slow 0.9", {"x-fal-no-retry": "true"}, sync_mode=False)
+        with full_disk(server):
+            time.sleep(3.5)
+            assert status(server, kept["request_id"])[1]["status"] == "IN_PROGRESS"
+        assert "error" not in completed(server, kept["request_id"], 20.0)
+        assert completed(server, once["request_id"])["error_type"] == "insufficient_storage"
+        assert server.get(f"{QUEUE}/requests/{once['request_id']}")[0] == 507
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as db:
+            assert dict(db.execute("SELECT id, losses FROM requests")) == {
+                kept["request_id"]: 1,
+                once["request_id"]: 0,
+            }
 
 
 @pytest.mark.timeout(60)

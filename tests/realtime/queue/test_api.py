@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import Message
@@ -513,6 +514,38 @@ def test_ended_requests_are_forgotten_after_their_time():
         while queue.status(id)[0] != 404:
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+# ---- servers that come and go ----
+
+
+def test_a_server_that_is_told_to_go_leaves_its_queue_to_the_next(tmp_path: Path):
+    with serve(state_dir=tmp_path, queue_at_once=1) as server:
+        queue = Queue(server)
+        ids = [queue.submit(SLOW | {"prompt": "!slow 3"}), queue.submit(), queue.submit()]
+        queue.wait(ids[0], "IN_PROGRESS")
+        began = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - began < 6.0, "nobody waits for a picture that the next one draws again"
+    with serve(state_dir=tmp_path, queue_at_once=1) as server:
+        queue = Queue(server)
+        for id in ids:
+            assert "error" not in queue.wait(id)
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as db:
+        assert {losses for (losses,) in db.execute("SELECT losses FROM requests")} == {0}
+
+
+def test_two_servers_share_the_queue_of_their_state_directory(tmp_path: Path):
+    with serve(state_dir=tmp_path, queue_at_once=1) as one, serve(state_dir=tmp_path, queue_at_once=1) as two:
+        ids = [Queue(one).submit(SMALL | {"prompt": f"!slow 0.{n + 1}"}) for n in range(6)]
+        results = []
+        for id in ids:
+            assert "error" not in Queue(two).wait(id), "one asks where one likes"
+            results.append(Queue(one).ask("GET", f"/requests/{id}"))
+        assert [status for status, _, _ in results] == [200] * 6
+        drawn = [server.metric("realtime_runs_total", lane="queue") for server in (one, two)]
+        assert sum(drawn) == 6, "each was drawn once"
+        assert min(drawn) >= 1, "and both drew"
 
 
 def test_the_keys_of_webhooks_are_for_everybody(keyed_server: Server):
