@@ -64,14 +64,15 @@ class Media:
         field: the request field it came from, named in errors. Raises ImageError, FetchError.
         """
         if isinstance(source, str) and ":" in source[:2048] and not _is_data(source):
-            source = await self._own(source, field) or await self._fetcher.get(source, field)
+            own = await self._own(source, field)
+            source = await self._fetcher.get(source, field) if own is None else own
         limit = OFF_LOOP_ITEMS if isinstance(source, Mapping) else OFF_LOOP
         if len(source) > limit:
             return await asyncio.to_thread(self._admit, source, field)
         return self._admit(source, field)
 
     async def _own(self, url: str, field: str) -> bytes | None:
-        """A file of ours. None if it is none, or empty, which no picture is."""
+        """A file of ours. None if it is none."""
         if self._files is None:
             return None
         try:

@@ -28,6 +28,7 @@ from realtime.storage.shelf import Shelf
 from realtime.tokens import Tokens
 
 GONE = "there is no such file"
+MAX_URL = 4096  # characters; a name has at most 3 * 255
 
 
 class Storage(Service):
@@ -77,7 +78,7 @@ class Storage(Service):
         file, whatever proxies stand between. Raises NotFound if it is gone or not for this caller.
         """
         try:
-            path = unquote(urlsplit(url).path)
+            path = unquote(urlsplit(url).path) if len(url) <= MAX_URL else ""
         except ValueError:
             return None
         *_, before, file_id, name = ["", "", *hosts.target("", path).path.split("/")]
