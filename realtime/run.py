@@ -22,6 +22,7 @@ from realtime.hosts import Role, Target, base_of
 from realtime.service import Caller, Service
 from realtime.socket import MAX_HELD
 from realtime.storage import lifecycle
+from realtime.work import OFF_LOOP as OFF_LOOP
 from realtime.work import Outcome, start_timeout_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from realtime.gateway import Gateway
 
 ROLES = frozenset({Role.RUN, Role.LEGACY, Role.PLAIN})
-OFF_LOOP = 256 * 1024  # bytes of JSON from which (de)coding takes about a millisecond
 NOT_INPUT = frozenset({"fal_jwt_token", "fal_webhook", "fal_max_queue_length"})  # query names
 SOCKETS = frozenset({"realtime", "ws"})  # last segments of paths that are for sockets
 
@@ -69,7 +69,7 @@ async def ordered(gateway: Gateway, app: App, request: Request, target: Target, 
         raise Draining("the server is going down; ask again in a moment")
     gateway.limits.frame(caller)
     start_timeout_s = start_timeout_of(request.headers)
-    lifetime_s = lifecycle.of(request.headers).lifetime_s
+    wish = lifecycle.of(request.headers)
     payload = await input_of(gateway, request)
     return partial(
         gateway.work.draw,
@@ -80,7 +80,8 @@ async def ordered(gateway: Gateway, app: App, request: Request, target: Target, 
         base=base_of(request, target),
         lane="run",
         start_timeout_s=start_timeout_s,
-        lifetime_s=lifetime_s,
+        lifetime_s=wish.lifetime_s,
+        acl=wish.acl,
     )
 
 

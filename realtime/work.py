@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from engines.messages import Done, Dropped, Job, Preview, Refused, Started
+from engines.messages import Done, Dropped, Job, Picture, Preview, Refused, Started
 from realtime import log
 from realtime.apps import App
 from realtime.apps import Request as Wanted
@@ -28,6 +28,7 @@ from realtime.errors import (
 )
 from realtime.places import Place, Places
 from realtime.service import Caller
+from realtime.storage.lifecycle import Acl
 
 if TYPE_CHECKING:
     from realtime.gateway import Gateway
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Lane = Literal["run", "queue"]
 
 START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
+OFF_LOOP = 256 * 1024  # bytes that take about a millisecond as base64, or as JSON
 BILLED = {"x-fal-billable-units": "1"}
 
 logger = log.get("realtime.work")
@@ -75,6 +77,7 @@ class _Order:
     lane: Lane
     start_timeout_s: float | None
     lifetime_s: float | None
+    acl: Acl | None
     on_line: Callable[[Line], None] | None
     on_preview: Callable[[Preview], None] | None
     on_start: Callable[[], None] | None
@@ -100,6 +103,7 @@ class Work:
         lane: Lane,
         start_timeout_s: float | None = None,
         lifetime_s: float | None = None,
+        acl: Acl | None = None,
         on_line: Callable[[Line], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
         on_start: Callable[[], None] | None = None,
@@ -107,9 +111,10 @@ class Work:
         """Draws what `payload` asks of `app`. Raises nothing but cancellation, which takes the job back.
 
         base: what URLs of kept pictures start with. start_timeout_s: seconds until the model must have
-        begun. lifetime_s: of kept pictures, None for as long as the server keeps any. on_preview: what
-        steps have made of a picture. on_start: the model begins; again, if an engine died and another
-        one begins anew. All of these are called on the event loop.
+        begun. lifetime_s: of kept pictures, None for as long as the server keeps any. acl: who may fetch
+        them, None for whoever has the URL. on_preview: what steps have made of a picture. on_start: the
+        model begins; again, if an engine died and another one begins anew. All of these are called on the
+        event loop.
         """
         order = _Order(
             app,
@@ -120,6 +125,7 @@ class Work:
             lane,
             start_timeout_s,
             lifetime_s,
+            acl,
             on_line,
             on_preview,
             on_start,
@@ -141,34 +147,38 @@ class Work:
         # Nobody waits at the other end of the queue; what is stuck there is found by the engine's heartbeat.
         limit_s = self._gateway.settings.run_s if order.lane == "run" else None
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s) as limit:
                 return await self._made(order)
-        except TimeoutError:
-            failure: Failure = RunTimeout(f"not done in {limit_s:g} s, the most a request is given here")
         except Failure as raised:
             failure = raised
         except Exception:
-            logger.exception("work.draw", app=order.app.id, request_id=order.request_id)
-            failure = Internal("Internal Server Error")
+            if limit.expired():
+                failure = RunTimeout(f"not done in {limit_s:g} s, the most a request is given here")
+            else:
+                logger.exception("work.draw", app=order.app.id, request_id=order.request_id)
+                failure = Internal("Internal Server Error")
         order.say("ERROR", failure.reason)
         return failed(failure)
 
     async def _made(self, order: _Order) -> Outcome:
         app, wanted = order.app, order.app.parse(order.payload)
         job, done = await self._drawn(order, wanted)
-        urls = None
-        if not wanted.inline:
-            keep = self._gateway.storage.keep
-            urls = [
-                order.base
-                + await keep(
-                    picture.data, picture.content_type, caller=order.caller, lifetime_s=order.lifetime_s
-                )
-                for picture in done.pictures
-            ]
-        body = app.answer(wanted, job, done, binary=False, urls=urls)
+        urls = None if wanted.inline else [await self._kept(order, picture) for picture in done.pictures]
+        answer = partial(app.answer, wanted, job, done, binary=False, urls=urls)
+        large = wanted.inline and sum(len(picture.data) for picture in done.pictures) > OFF_LOOP
+        body = await asyncio.to_thread(answer) if large else answer()
         order.say("INFO", _account(done))
         return Outcome(200, body, BILLED, done.timings["inference"])
+
+    async def _kept(self, order: _Order, picture: Picture) -> str:
+        """The URL of a picture."""
+        return order.base + await self._gateway.storage.keep(
+            picture.data,
+            picture.content_type,
+            caller=order.caller,
+            lifetime_s=order.lifetime_s,
+            acl=order.acl,
+        )
 
     async def _drawn(self, order: _Order, wanted: Wanted) -> tuple[Job, Done]:
         """Raises Failure. Cancelled, it takes the job back."""

@@ -126,6 +126,20 @@ def test_a_kept_picture_can_be_the_input_of_the_next_run(server: Server):
     assert (body["images"][0]["width"], body["images"][0]["height"]) == (64, 96)
 
 
+def test_a_caller_says_how_long_its_pictures_live_and_who_may_have_them(keyed_server: Server):
+    def kept(lifecycle: dict[str, Any]) -> str:
+        header = {"x-fal-object-lifecycle-preference": json.dumps(lifecycle), **AUTHORIZED}
+        body = keyed_server.ask("POST", "/fal-ai/lcm", {"prompt": "a", "num_inference_steps": 1}, header)[2]
+        return json.loads(body)["images"][0]["url"].removeprefix(keyed_server.url)
+
+    closed = kept({"initial_acl": {"default": "forbid", "rules": []}})
+    assert keyed_server.ask("GET", closed)[0] == 404
+    assert keyed_server.ask("GET", closed, headers=AUTHORIZED)[0] == 200
+    short = kept({"expiration_duration_seconds": 1})
+    assert keyed_server.ask("GET", kept({"expiration_duration_seconds": 3600}))[0] == 200
+    wait_for(lambda: keyed_server.ask("GET", short)[0] == 404)
+
+
 def test_what_javascript_makes_of_bytes_is_read(server: Server):
     """JSON.stringify of a Uint8Array is {"0": 255, ...}."""
     data = picture(32, 32)
