@@ -10,6 +10,7 @@ short runs; pyo3-async-runtimes issue 40).
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ LOCAL_CHUNK = 1024 * 1024  # bytes gathered before a write; of one upload two ar
 REMOTE_CHUNK = 5 * 1024 * 1024  # S3 takes no smaller part
 ANSWER_S = 10  # of a bucket, for one request
 RETRIES = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 THREADS = 8  # each does one block or one small object at a time
 DISK_FULL = "the disk of this server is full; nothing was stored, try again later"
 
@@ -80,15 +82,16 @@ class Objects:
                 await self._do(partial(obstore.put, self._store, key, body))
                 return
             writer = obstore.open_writer(self._store, key, buffer_size=self._chunk, max_concurrency=1)
-            whole = False
+            ended = False
             try:
                 async for block in body:
                     await self._do(partial(writer.write, block))
-                await self._do(writer.close)
-                whole = True
+                ended = True
             finally:
-                if not whole:
-                    await self._do(partial(writer.__exit__, *sys.exc_info()))  # takes back what is written
+                if not ended:  # takes back what is written, as far as a broken store lets it
+                    with suppress(BaseError):
+                        await self._do(partial(writer.__exit__, *sys.exc_info()))
+            await self._do(writer.close)
 
     async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes]:
         """Bytes [start, stop) of an object, in blocks. Raises FileNotFoundError at the first."""
@@ -144,7 +147,7 @@ def _failures() -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         text = str(error)
-        if "os error 28)" in text or "os error 122)" in text:  # ENOSPC, EDQUOT
+        if any(f"os error {number})" in text for number in FULL):
             raise NoSpace(DISK_FULL) from error
         logger.warning("storage.down", reason=text.partition("\n")[0][:500])
         raise StorageDown("the storage behind this server does not answer; try again in a moment") from error
