@@ -4,6 +4,8 @@ Events, as driver.py and control.js report them (all JSON; bytes as {"$bytes": b
     result {live, result} · error {live, kind, message, status, body}      what the client's user sees
     open {url} · out {text, bytes} · in {text} · closed {code, reason}     what its WebSocket sees
     token {status, body}                                                   a request to /tokens/ was answered
+    answer {call, value} · failure {call, kind, message, status, body}     a method of the client came back
+    piece {call, value} · <any> {call, value}                          of a stream; what a callback was given
     crash {message}                                                        an exception nobody caught
 """
 
@@ -26,6 +28,7 @@ import msgpack
 import pytest
 
 from tests.contract.ways import KEY, WAYS, Way
+from tests.servers import Server
 
 HERE = Path(__file__).parent
 LEGACY = "110602490-lcm-sd15-i2i"
@@ -66,16 +69,19 @@ SLASHLESS = dict.fromkeys([V0_6, V0_7], "ids with a slash make an impossible hos
 
 
 def every(
-    versions: Iterable[Version], but: Mapping[Version, str] | None = None, ways: Iterable[str] = WAYS
+    versions: Iterable[Version],
+    but: Mapping[Version, str] | None = None,
+    ways: Iterable[str] = WAYS,
+    fixture: str = "client",
 ) -> pytest.MarkDecorator:
-    """Runs a test with the fixture `client` of each version over each way. `but` says why not with some."""
+    """Runs a test with the fixture of each version over each way. `but` says why not with some."""
     marks = {
         "node": [pytest.mark.node],
         "chromium": [pytest.mark.node, pytest.mark.browser],
         "python": [],
     }
     return pytest.mark.parametrize(
-        "client",
+        fixture,
         [
             pytest.param((version, way), id=f"{version} by {way}", marks=marks[version.runtime])
             for version in versions
@@ -156,19 +162,24 @@ class Client:
         version: Version,
         live_in: LiveIn,
         key: str = KEY,
+        proxy: str = "",
     ) -> None:
         self.version = version
         self.events: list[Event] = []
         self.taken: set[int] = set()  # indexes of events somebody waited for
         self.news = threading.Condition()
         self.connected = 0
+        self.called = 0
         self.driver = live_in(self.report)
         try:
             self.wait("started")
         except BaseException:  # a test's time ran out, for one: nobody else knows of this driver yet
             self.driver.stop()
             raise
-        if version.runtime != "python":
+        if proxy:  # in Node a proxy is for those who insist
+            url = proxy if version.runtime == "chromium" else {"url": proxy, "when": "always"}
+            self.do("config", options={"proxyUrl": url})
+        elif version.runtime != "python":
             self.do("config", options={"credentials": key})
 
     def report(self, event: Event) -> None:
@@ -187,6 +198,17 @@ class Client:
             "connect", live=live.name, app=app or self.version.app, options={"throttleInterval": 0, **options}
         )
         return live
+
+    def call(self, method: str, /, *args: Any, **options: Any) -> Call:
+        """Call a method of the client: "run", "queue.submit". Options are its last argument, in Python its
+        keywords. "get" is a plain GET of a URL from where the client lives."""
+        self.called += 1
+        call = Call(self, f"call{self.called}")
+        if self.version.runtime == "python":
+            self.do("call", call=call.name, method=method, args=args, options=options)
+        else:
+            self.do("call", call=call.name, method=method, args=[*args, options] if options else args)
+        return call
 
     def wait(self, *kinds: str, seconds: float = PATIENCE_S, **match: Any) -> Event:
         """The first event of these kinds nobody waited for yet."""
@@ -236,7 +258,9 @@ def is_one(event: Event, kinds: Iterable[str], match: Mapping[str, Any]) -> bool
 class Start(Protocol):
     """Starts a further client against the shared server of that way; it is stopped with the test."""
 
-    def __call__(self, version: Version, way: str, key: str = KEY) -> Client: ...
+    def __call__(
+        self, version: Version, way: str, key: str = KEY, server: Server | None = None
+    ) -> Client: ...
 
 
 class Live:
@@ -277,6 +301,37 @@ class Live:
 
     def close(self) -> None:
         self.client.do("close", live=self.name)
+
+
+class Call:
+    """One method of a client that was called and may not have come back yet."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client, self.name = client, name
+
+    def answer(self, seconds: float = PATIENCE_S) -> Any:
+        event = self.client.wait("answer", "failure", call=self.name, seconds=seconds)
+        assert event["event"] == "answer", f"it failed: {event}"
+        return event["value"]
+
+    def failure(self, seconds: float = PATIENCE_S) -> Event:
+        """{kind, message, status, body, request_id} of what the client threw."""
+        event = self.client.wait("answer", "failure", call=self.name, seconds=seconds)
+        assert event["event"] == "failure", f"it did not fail: {str(event)[:400]}"
+        return event
+
+    def report(self, kind: str, seconds: float = PATIENCE_S) -> Any:
+        """The next value given to a callback of that kind; "piece" for those of a stream."""
+        return self.client.wait(kind, call=self.name, seconds=seconds)["value"]
+
+    def reports(self, kind: str) -> list[Any]:
+        """All until now."""
+        return [event["value"] for event in self.client.seen(kind, call=self.name)]
+
+
+def reports(kind: str) -> Event:
+    """A callback argument that reports what it is given."""
+    return {"$reports": kind}
 
 
 def to_json(value: Any) -> Any:

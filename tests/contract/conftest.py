@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from realtime.certs import issue
 from tests.contract.chromium import Browser, Pages, Tab, browse
-from tests.contract.clients import BROWSER, Client, LiveIn, Process, Start, Version
-from tests.contract.ways import KEY, settings_for, way_to
+from tests.contract.clients import BROWSER, HERE, Client, LiveIn, Process, Start, Version
+from tests.contract.ways import KEY, PLAIN, settings_for, way_to
 from tests.servers import Server, serve
 
 
@@ -47,25 +51,55 @@ def browser(tls_server: Server, authority: Path) -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="session")
+def fal_proxy(tls_server: Server, authority: Path) -> Iterator[str]:
+    """URL of fal's own proxy in front of us."""
+    if shutil.which("node") is None:
+        pytest.skip("no Node.js on this machine: fal's proxy was not tested")
+    env = {"FAL_KEY": KEY, **way_to(tls_server, "names", authority).env}
+    command = ["node", "--require", "./names.cjs", "proxy.cjs"]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, **env, "FAL_NAMES_PORT": str(tls_server.port)}
+    with subprocess.Popen(command, cwd=HERE, env=environment, stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        yield child.stdout.readline().strip()
+        child.stdin.close()
+
+
 @pytest.fixture
 def start(request: pytest.FixtureRequest, authority: Path) -> Iterator[Start]:
     """start(version, way) -> Client of the shared server of that way; stopped with the test."""
-    clients: list[Client] = []
+    with ExitStack() as clients:
+        yield partial(begin, request, authority, clients)
 
-    def start(version: Version, way: str, key: str = KEY) -> Client:
-        server = request.getfixturevalue("plain_server" if way == "override" else "tls_server")
-        there = way_to(server, way, authority)
-        live_in: LiveIn = partial(Process, version, there, key)
-        if version is BROWSER:
-            live_in = partial(
-                Tab, request.getfixturevalue("browser"), request.getfixturevalue("pages"), there
-            )
-        clients.append(Client(version, live_in, key))
-        return clients[-1]
 
-    yield start
-    for client in clients:
-        client.stop()
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest, authority: Path) -> Iterator[Start]:
+    """As `start`, but one client of a version and way for all tests of a module."""
+    with ExitStack() as clients:
+        yield cache(partial(begin, request, authority, clients))
+
+
+def begin(
+    request: pytest.FixtureRequest,
+    authority: Path,
+    clients: ExitStack,
+    version: Version,
+    way: str,
+    key: str = KEY,
+    server: Server | None = None,
+) -> Client:
+    server = server or request.getfixturevalue("plain_server" if way in PLAIN else "tls_server")
+    proxy = request.getfixturevalue("fal_proxy") if way == "fal's proxy" else ""
+    there = way_to(server, way, authority, proxy)
+    key = "" if there.proxy else key
+    live_in: LiveIn = partial(Process, version, there, key)
+    if version is BROWSER:
+        live_in = partial(Tab, request.getfixturevalue("browser"), request.getfixturevalue("pages"), there)
+    client = Client(version, live_in, key, there.proxy)
+    clients.callback(client.stop)
+    return client
 
 
 @pytest.fixture
@@ -73,3 +107,10 @@ def client(request: pytest.FixtureRequest, start: Start) -> Client:
     """The client of `@every(...)`."""
     version, way = request.param
     return start(version, way)
+
+
+@pytest.fixture
+def caller(request: pytest.FixtureRequest, shared: Start) -> Client:
+    """The same, of those who only call methods and leave nothing behind."""
+    version, way = request.param
+    return shared(version, way)

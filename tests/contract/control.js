@@ -2,15 +2,35 @@
 // The client itself is unmodified; `fetch` and `WebSocket` are only watched, to see what crossed the wire.
 "use strict";
 
-/** Values JSON cannot carry: bytes (both ways), undefined, dates, blobs. */
-function fromJson(value) {
-  if (Array.isArray(value)) return value.map(fromJson);
+/** Bytes a test can recognise without having been sent them; `sha` in test_http.py makes the same. */
+function pattern(size) {
+  const bytes = new Uint8Array(size);
+  for (let i = 0; i < size; i++) bytes[i] = (i * 31) ^ (i >> 8);
+  return bytes;
+}
+
+/**
+ * Values JSON cannot carry: bytes (both ways), undefined, dates, blobs; and for calls files, callbacks, signals.
+ * @param report what a {"$reports": kind} becomes, (kind) => function
+ */
+function fromJson(value, report) {
+  if (Array.isArray(value)) return value.map((item) => fromJson(item, report));
   if (value === null || typeof value !== "object") return value;
   if ("$bytes" in value) return Uint8Array.from(atob(value.$bytes), (c) => c.charCodeAt(0));
   if ("$undefined" in value) return undefined;
   if ("$date" in value) return new Date(value.$date);
   if ("$blob" in value) return new Blob([value.$blob]);
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fromJson(item)]));
+  if ("$file" in value) {
+    const bytes = typeof value.$file === "number" ? pattern(value.$file) : fromJson(value.$file);
+    return new File([bytes], value.name, { type: value.type });
+  }
+  if ("$reports" in value) return report(value.$reports);
+  if ("$abort_after" in value) {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), value.$abort_after);
+    return controller.signal;
+  }
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fromJson(item, report)]));
 }
 
 function toJson(value) {
@@ -83,7 +103,21 @@ function control(load, emit) {
     message: error.message,
     status: error.status ?? null,
     body: toJson(error.body ?? null),
+    request_id: error.requestId ?? null,
   });
+  /** As a page would show a picture: the answer to a plain GET. Of a large one only what it hashes to. */
+  const get = async (url) => {
+    const response = await fetch(url);
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    return {
+      status: response.status,
+      type: response.headers.get("content-type"),
+      size: bytes.length,
+      sha256: [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join(""),
+      bytes: bytes.length < 1e6 ? bytes : null,
+    };
+  };
   const commands = {
     config: ({ options }) => fal.config(options),
     connect({ live, app, options }) {
@@ -103,6 +137,26 @@ function control(load, emit) {
     burst({ live, inputs, every_ms }) {
       if (!every_ms) return inputs.forEach((input) => lives.get(live).send(fromJson(input)));
       inputs.forEach((input, i) => setTimeout(() => lives.get(live).send(fromJson(input)), i * every_ms));
+    },
+    // Any method of the client by name; the pieces of a stream are reported one by one, its `done()` is the answer.
+    async call({ call, method, args }) {
+      const report = (kind) => (value) => emit({ event: kind, call, value: toJson(value) });
+      try {
+        const path = method.split(".");
+        const last = path.pop();
+        const owner = path.reduce((found, name) => found[name], fal);
+        const given = args.map((arg) => fromJson(arg, report));
+        let value = method === "get" ? await get(...given) : await owner[last](...given);
+        if (value && Symbol.asyncIterator in Object(value)) {
+          const done = value.done();
+          done.catch(() => {}); // it is awaited below; until then a failure would count as unhandled
+          for await (const piece of value) report("piece")(piece);
+          value = await done;
+        }
+        emit({ event: "answer", call, value: toJson(value ?? null) });
+      } catch (error) {
+        emit({ event: "failure", call, ...failure(error) });
+      }
     },
     close: ({ live }) => lives.get(live).close(),
     cut: () => open.forEach((socket) => socket.close(1000)),

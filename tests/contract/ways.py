@@ -14,6 +14,8 @@ from tests.servers import Server
 
 KEY = "kid:ksecret"  # the API key the servers of these tests know
 WAYS = ["names", "override"]
+PROXIES = ["fal's proxy", "our proxy"]  # what a page without a key of its own goes through
+PLAIN = ["override", "our proxy"]  # over HTTP without TLS
 ONE = ["override"]  # enough where the way to the server cannot matter
 
 
@@ -23,22 +25,28 @@ class Way:
     origin: str = ""  # plain HTTP, for web/fal-here.js; empty when names are mapped
     names_port: int = 0  # fal's host names lead to this port, over TLS
     env: Mapping[str, str] = field(default_factory=dict)
+    proxy: str = ""  # the client's `proxyUrl`; it then has no key
 
 
 def settings_for(way: str, authority: Path) -> dict[str, Any]:
     tls = {"tls_cert": str(authority / "cert.pem"), "tls_key": str(authority / "key.pem")}
-    return {"keys": [KEY], **({} if way == "override" else tls)}
+    return {"keys": [KEY], "test_apps": True, **({"proxy_key": KEY} if way in PLAIN else tls)}
 
 
-def way_to(server: Server, way: str, authority: Path) -> Way:
-    """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js, or fal-client's module
-    constants. run host: fal-client's FAL_RUN_HOST, which is TLS and has no place for tokens."""
+def way_to(server: Server, way: str, authority: Path, proxy: str = "") -> Way:
+    """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js or web/fal_here.py.
+    run host: fal-client's FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, which is TLS and has no place for tokens.
+    our proxy: `proxyUrl` is ours. fal's proxy: it is `proxy`, and what it does not carry goes by name."""
     trust = {"NODE_EXTRA_CA_CERTS": str(authority / "ca.pem"), "SSL_CERT_FILE": str(authority / "ca.pem")}
     if way == "override":
         return Way(way, origin=f"http://127.0.0.1:{server.port}")
+    if way == "our proxy":
+        return Way(way, proxy=f"http://127.0.0.1:{server.port}/api/fal/proxy")
     if way == "run host":
-        return Way(way, env=trust | {"FAL_RUN_HOST": f"localhost:{server.port}"})
-    return Way(way, names_port=server.port, env=trust)
+        host = f"localhost:{server.port}"
+        hosts = {"FAL_RUN_HOST": host, "FAL_QUEUE_RUN_HOST": f"{host}/__h/queue.fal.run"}
+        return Way(way, env=trust | hosts)
+    return Way(way, names_port=server.port, env=trust, proxy=proxy)
 
 
 def ask_token(server: Server, authority: Path, path: str, body: dict[str, Any]) -> Any:
