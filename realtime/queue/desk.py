@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from realtime import log
-from realtime.errors import Busy, Failure, NoSpace, TooMuch
+from realtime.errors import Busy, NoSpace, TooMuch
 from realtime.queue.ledger import Ledger
 
 T = TypeVar("T")
@@ -77,20 +77,16 @@ class _Thread:
         self._ledger, self._perform = ledger, perform
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
+        self._sick = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def do(self, work: Callable[[Ledger], T]) -> T:
         if self._tasks.qsize() >= MAX_PENDING:
             raise TooMuch("too many requests to the queue wait for its disk; ask again in a moment")
-        task = _Task(work, self._loop.create_future())
-        self._tasks.put(task)
-        assert task.answer is not None
-        try:
-            value: T = await task.answer
-        except sqlite3.Error as error:
-            raise _failure(error) from error
-        return value
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._tasks.put(_Task(work, answer))
+        return await answer
 
     def put(self, task: _Task) -> None:
         if self._tasks.qsize() < MAX_PENDING:
@@ -104,7 +100,7 @@ class _Thread:
     def _run(self) -> None:
         while group := self._gather():
             self._perform(self._ledger, group)
-            self._loop.call_soon_threadsafe(_answer, group)
+            self._loop.call_soon_threadsafe(self._answer, group)
 
     def _gather(self) -> list[_Task]:
         """All that waits now, and at least one; nothing at the end."""
@@ -126,6 +122,34 @@ class _Thread:
             urgent = urgent or task.answer is not None
         return group
 
+    def _answer(self, tasks: Sequence[_Task]) -> None:
+        """On the event loop."""
+        for task in tasks:
+            failure = self._failure(task.error)
+            if task.answer is None:
+                if failure is None and task.then is not None:
+                    task.then()
+            elif task.answer.done():  # who waited was cancelled
+                pass
+            elif failure is not None:
+                task.answer.set_exception(failure)
+            else:
+                task.answer.set_result(task.value)
+
+    def _failure(self, error: Exception | None) -> Exception | None:
+        """What the one who waits is told. The log gets the beginning and the end of a sickness."""
+        if not isinstance(error, sqlite3.Error):
+            if self._sick and error is None:
+                logger.info("queue.disk_well", thread=self._thread.name)
+                self._sick = False
+            return error
+        if not self._sick:
+            logger.error("queue.disk", thread=self._thread.name, reason=str(error))
+            self._sick = True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Busy("the queue's file is locked by another program; ask again in a moment")
+        return NoSpace("the queue cannot write to its disk, which may be full; what it has accepted is kept")
+
 
 def _commit(ledger: Ledger, tasks: Sequence[_Task]) -> None:
     try:
@@ -146,26 +170,3 @@ def _look(ledger: Ledger, tasks: Sequence[_Task]) -> None:
             task.value = task.work(ledger)
         except Exception as error:
             task.error = error
-
-
-def _answer(tasks: Sequence[_Task]) -> None:
-    for task in tasks:
-        if task.answer is None:
-            if task.error is not None:
-                logger.warning("queue.unwritten", reason=str(task.error))
-            elif task.then is not None:
-                task.then()
-        elif task.answer.done():  # who waited was cancelled
-            pass
-        elif task.error is not None:
-            task.answer.set_exception(task.error)
-        else:
-            task.answer.set_result(task.value)
-
-
-def _failure(error: sqlite3.Error) -> Failure:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Busy("the queue's file is locked by another program; ask again in a moment")
-    logger.error("queue.disk", reason=str(error))
-    return NoSpace("the queue cannot write to its disk, which may be full; what it has accepted is kept")

@@ -33,8 +33,9 @@ from realtime.errors import Busy, NoSpace, TooMuch
 from realtime.fetch import Fetcher, Refusal, Unreachable
 from realtime.queue.desk import Desk
 from realtime.queue.news import either
-from realtime.queue.records import Delivery
+from realtime.queue.records import Delivery, Note
 from realtime.settings import Settings
+from realtime.work import line
 
 TIME_LIMIT_S = 15.0  # of one call
 # Seconds before the second try, the third, ...: ten tries in two hours. Each is spread by a tenth, so that
@@ -189,13 +190,20 @@ class Webhooks:
         if not why:
             self._desk.note(lambda ledger: ledger.outbox.settle(delivery.seq))
         elif final or delivery.tries >= len(PAUSES_S):
-            logger.warning("webhook.given_up", request_id=delivery.id, tries=delivery.tries + 1, why=why)
+            logger.info("webhook.given_up", request_id=delivery.id, tries=delivery.tries + 1, why=why)
             self._desk.note(lambda ledger: ledger.outbox.settle(delivery.seq))
+            self._say(delivery, f"webhook given up after {delivery.tries + 1} tries: {why}")
         else:
             pause_s = PAUSES_S[delivery.tries] * self._random.uniform(0.9, 1.1)
             due = self._clock() + pause_s
-            logger.info("webhook.failed", request_id=delivery.id, tries=delivery.tries + 1, why=why)
             self._desk.note(lambda ledger: ledger.outbox.again(delivery.seq, due), then=self.nudge)
+            self._say(delivery, f"webhook failed: {why}; tried again in {pause_s:.0f} s")
+
+    def _say(self, delivery: Delivery, text: str) -> None:
+        """In the log of its request, for its owner."""
+        said = line("WARN", text)
+        note = Note(said.level, said.message, said.timestamp)
+        self._desk.note(lambda ledger: ledger.note(delivery.seq, [note]))
 
     async def _call(self, delivery: Delivery) -> tuple[str, bool]:
         """("", ...) if it arrived; else why not, and whether that is for good."""

@@ -116,11 +116,11 @@ class Worker:
             except Exception:
                 logger.exception("queue.draw", request_id=id, app=claim.order.endpoint)
                 ending, again = await _ending(failed(Internal("Internal Server Error"))), False
-            if again:
-                pause_s = min(2.0**claim.lost, LONGEST_PAUSE_S)
+            pause_s = min(2.0**claim.lost, LONGEST_PAUSE_S) if again and claim.order.retry else None
+            if pause_s is not None:
                 self._gateway.metrics.tried_again.inc()
                 self._say(claim, line("WARN", f"{ending.error}; tried again in {pause_s:g} s"))
-            while not await self._write_end(claim, ending, pause_s if again else None):  # noqa: ASYNC110
+            while not await self._write_end(claim, ending, pause_s):  # noqa: ASYNC110
                 await asyncio.sleep(PAUSE_S)  # a full disk: the picture is kept here, and the lease with it
         finally:
             self._drawing.pop(id, None)

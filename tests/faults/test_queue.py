@@ -13,9 +13,12 @@ import random
 import signal
 import sqlite3
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
@@ -30,7 +33,13 @@ pytestmark = [pytest.mark.proc, pytest.mark.net]
 QUEUE = "/__h/queue.fal.run/fal-ai/lcm"
 ASKED = {"image_size": {"width": 64, "height": 64}, "num_inference_steps": 4, "format": "png"}
 # One request at a time, so that a kill can cost one run and no more.
-SETTINGS = {"model": "fake:base_ms=15,row_ms=0,vae_ms=0", "queue_at_once": 1, "queue_lease_s": 5.0}
+SETTINGS = {
+    "model": "fake:base_ms=15,row_ms=0,vae_ms=0",
+    "queue_at_once": 1,
+    "queue_lease_s": 5.0,
+    "webhook_private": True,
+}
+TOLD_EVERY = 5  # requests, one has a webhook
 
 
 @dataclass
@@ -98,9 +107,10 @@ class Client:
                 return answer
             await asyncio.sleep(0.05)
 
-    async def submit(self, number: int) -> str:
+    async def submit(self, number: int, webhook: str) -> str:
         body = {"prompt": f"fox {number}", "seed": number, **ASKED}
-        answer = await self.ask("POST", QUEUE, body)
+        query = "" if number % TOLD_EVERY else f"?fal_webhook={quote(webhook, safe='')}"
+        answer = await self.ask("POST", QUEUE + query, body)
         assert answer.status_code == 200, answer.text
         id = answer.json()["request_id"]
         assert answer.headers["x-fal-request-id"] == id
@@ -137,13 +147,38 @@ class Client:
         return sum(line["message"].startswith("drawing ") for line in status["logs"])
 
 
+@asynccontextmanager
+async def hook() -> AsyncIterator[tuple[str, Counter[str]]]:
+    """A webhook's URL, and how often it was called for each request."""
+    calls: Counter[str] = Counter()
+
+    async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r\n")[0]))
+            calls[head.partition("x-fal-webhook-request-id: ")[2].partition("\r\n")[0]] += 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(called, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/told", calls
+
+
 async def kill_while_queued(state: Path, kills: int, requests: int, longest_s: float) -> None:
     house = House(state, random.Random(7))
     await house.start()
     seen: dict[str, str] = {}
     try:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(timeout=10, limits=limits) as http, asyncio.TaskGroup() as group:
+        async with (
+            hook() as (webhook, calls),
+            httpx.AsyncClient(timeout=10, limits=limits) as http,
+            asyncio.TaskGroup() as group,
+        ):
             client = Client(house, http)
             storm = group.create_task(house.storm(kills, longest_s))
             ids: list[str] = []
@@ -151,7 +186,7 @@ async def kill_while_queued(state: Path, kills: int, requests: int, longest_s: f
 
             async def one(number: int) -> str:
                 async with gate:
-                    id = await client.submit(number)
+                    id = await client.submit(number, webhook)
                 ids.append(id)
                 await client.watch(id, seen)
                 return id
@@ -161,6 +196,11 @@ async def kill_while_queued(state: Path, kills: int, requests: int, longest_s: f
             assert len(set(ids)) == requests, "one id was given to two"
             wrong = [await client.result(task.result(), number) for number, task in enumerate(tasks)]
             begun = {id: await client.begun(id) for id in ids}
+            told = [task.result() for task in tasks[::TOLD_EVERY]]
+            for _ in range(250):  # a call that was cut off is made again after HIDDEN_S
+                if all(calls[id] for id in told):
+                    break
+                await asyncio.sleep(0.1)
             # A second look: what was completed is completed.
             for id in ids:
                 assert (await client.ask("GET", f"{QUEUE}/requests/{id}/status")).status_code == 200
@@ -172,8 +212,12 @@ async def kill_while_queued(state: Path, kills: int, requests: int, longest_s: f
         (sound,) = db.execute("PRAGMA integrity_check").fetchone()
     again = [max(lost[id], begun[id] - 1) for id in ids]
     failed = Counter(filter(None, wrong))
-    print(f"kills {dict(house.kills)}, requests {requests}, runs again {sum(again)}, failed {dict(failed)}")
+    print(
+        f"kills {dict(house.kills)}, requests {requests}, runs again {sum(again)}, failed {dict(failed)}, "
+        f"webhooks {len(told)} told in {calls.total()} calls"
+    )
     assert (len(lost), ended, sound) == (requests, requests, "ok"), "a submit that was tried again is one"
+    assert set(calls) == set(told), "everybody who wanted to be told was, and nobody else"
     assert sum(again) <= house.kills.total(), "a kill cost more than one run"
     # An engine that is killed twice over the same picture looks as if the picture had done it.
     assert set(failed) <= {"runner_server_error"}

@@ -231,6 +231,11 @@ async def test_a_receiver_that_fails_is_called_ten_times_in_two_hours(desk: Desk
         stamps = [int(headers["x-fal-webhook-timestamp"]) for headers, _ in there.calls]
         assert stamps == [int(time) for time in times], "signed anew: receivers refuse old stamps"
         assert await sent.owed() == 0
+        said = await sent.desk.read(lambda ledger: ledger.status("request-1", "ann", "fal-ai/lcm", 0))
+        assert [note.message.partition(";")[0] for note in said.notes[:-1]] == [
+            "webhook failed: status 503"
+        ] * 9
+        assert said.notes[-1].message == "webhook given up after 10 tries: status 503"
 
 
 async def test_a_receiver_that_comes_back_is_told_once_more_and_no_more(desk: Desk, tmp_path: Path):
