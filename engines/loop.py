@@ -4,7 +4,7 @@
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
     pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
     previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
-    writer thread   outbox -> link
+    writer thread   outbox -> link, what the gateway did not read at once
 
 Pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the memory.
 
@@ -28,7 +28,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +41,7 @@ from engines.messages import (
     Cancel,
     Dropped,
     Job,
+    Message,
     Picture,
     Ping,
     Pong,
@@ -52,14 +52,15 @@ from engines.messages import (
     Started,
     Submit,
 )
+from engines.outbox import Outbox
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Unloadable
+from engines.pool import Pool
 from engines.recorder import Recorder
 from engines.schedule import Call
 from engines.tiers import Tiers
 
 MAX_HELD = 4096  # requests in this process; more are refused
-OUTBOX = 256  # replies the gateway has not read yet
 ENCODING = 64  # drawn pictures that wait for the pool
 DECODE_GROUP = 4  # pictures per VAE decode: the first of many finished ones leave before the last is decoded
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
@@ -97,11 +98,11 @@ class Loop:
         self.recorder = recorder
         self.sock = sock
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.outbox: queue.Queue[bytes] = queue.Queue(OUTBOX)
+        self.outbox = Outbox(sock)
         self.cost = Cost()
-        self.pool = ThreadPoolExecutor(pool, thread_name_prefix="pool")
+        self.pool = Pool(pool, "pool", self._fatal)
         # One thread, and not the pool's: answers do not wait for previews.
-        self.previewer = ThreadPoolExecutor(1, thread_name_prefix="previewer")
+        self.previewer = Pool(1, "previewer", self._fatal)
         self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, Drawing] = {}
         self._counts = dict.fromkeys(
@@ -144,7 +145,7 @@ class Loop:
         """One step boundary and the call after it. False when there is nothing to draw."""
         for ticket in self.schedule.prepare():
             self.recorder.begin(ticket)
-            self.pool.submit(self._fatal(self._decode_inputs), ticket, self._drawings[ticket].submit.job)
+            self.pool.submit(self._decode_inputs, ticket, self._drawings[ticket].submit.job)
         admission = self.schedule.admit(time.monotonic())
         self._supersede(admission.superseded)
         for ticket in admission.begin:
@@ -201,8 +202,7 @@ class Loop:
         row = drawing.rows[image]
         if row.position < row.steps:
             drawing.previewing.add(image)
-            work = self._fatal(self._preview)
-            self.previewer.submit(work, drawing, image, row.position, self.pipeline.peek(row))
+            self.previewer.submit(self._preview, drawing, image, row.position, self.pipeline.peek(row))
 
     def _decode(self, finished: list[tuple[int, int]]) -> None:
         """Finished rows to pixels, and on to the pool. All of one lane: they come out of one call."""
@@ -225,7 +225,7 @@ class Loop:
                 self._refuse(ticket, pixels)
             else:
                 self._encoding.acquire()
-                self.pool.submit(self._fatal(self._encode), drawing, image, pixels)
+                self.pool.submit(self._encode, drawing, image, pixels)
 
     # ---- what comes in ----
 
@@ -378,15 +378,16 @@ class Loop:
         os._exit(0)  # the gateway is gone, and with it everybody who could want a picture
 
     def _write(self) -> None:
-        while True:
-            try:
-                self.sock.sendall(self.outbox.get())
-            except OSError:
-                os._exit(0)
+        with contextlib.suppress(OSError):
+            self.outbox.run()
+        os._exit(0)
 
-    def _send(self, message: Any) -> None:
-        """Blocks while OUTBOX messages are unread. Any thread."""
-        self.outbox.put(pack(message))
+    def _send(self, message: Message) -> None:
+        """Blocks while the gateway has much to read. Any thread."""
+        try:
+            self.outbox.send(pack(message))
+        except OSError:
+            os._exit(0)
 
     def _stats(self) -> dict[str, float]:
         counts = {name: float(count) for name, count in self._counts.items()}

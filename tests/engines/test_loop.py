@@ -266,10 +266,13 @@ def test_cancelled_tickets_are_not_answered(engine):
 def test_a_ping_is_answered_by_the_step_loop_with_its_counters(engine):
     engine.send(*(submit(n, steps=4) for n in range(4)))
     engine.until(Done, 4)
-    engine.send(Ping(9))
-    (pong,) = engine.until(Pong)
-    assert pong.number == 9
-    stats = pong.stats
+    for number in range(9, 200):  # an answer leaves before the loop hears of it
+        engine.send(Ping(number))
+        (pong,) = engine.until(Pong)
+        assert pong.number == number
+        stats = pong.stats
+        if stats["done"] == 4:
+            break
     assert (stats["done"], stats["rows"], stats["refused"]) == (4, 16, 0)
     assert 4 <= stats["steps"] <= 16
     assert stats["occupancy"] == pytest.approx(stats["rows"] / stats["slots"])
