@@ -72,6 +72,7 @@ def serve(
     try:
         log.configure(wanted.log_level)
         server.check_tls(wanted)
+        server.check_storage(wanted)
         server.check_queue(wanted)
         listener = server.listen(wanted)
     except (ValueError, server.CannotServe) as error:

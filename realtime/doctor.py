@@ -69,6 +69,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _state,
         _address,
         _tls,
+        _storage,
         _extras,
     ]
     for check in checks:
@@ -180,6 +181,23 @@ def _address(settings: Settings) -> Iterator[Finding]:
         known = keys_of(settings)
         keys = f"{len(known)} API key(s)" if known.required else "no API keys, open on loopback"
         yield Finding("ok", "address", f"{settings.host} port {settings.port} is free; {keys}")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    from realtime.errors import Failure
+    from realtime.storage.objects import Objects
+
+    where = settings.storage_url or "the state directory"
+    try:
+        objects = Objects(settings.storage_url, settings.state_dir / "objects", reserve=settings.disk_reserve)
+        objects.probe()
+        objects.close()
+    except Failure as failure:
+        yield Finding("bad", "storage", f"{where}: {failure.reason}")
+    except (ValueError, OSError) as error:
+        yield Finding("bad", "storage", str(error))
+    else:
+        yield Finding("ok", "storage", f"files are kept in {where}")
 
 
 def _tls(settings: Settings) -> Iterator[Finding]:

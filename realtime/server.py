@@ -31,6 +31,7 @@ from realtime.queue.api import FILE
 from realtime.queue.file import Unusable
 from realtime.queue.ledger import Ledger
 from realtime.settings import Settings
+from realtime.storage.objects import Objects
 from realtime.transport import Frames, Requests
 
 LEAVE_S = 1.5  # after a close frame was sent, what peers get to answer it
@@ -214,14 +215,20 @@ class Server(uvicorn.Server):
         gateway = self._gateway
         assert gateway is not None
         gateway.draining = True
-        logger.info("server.drain", sockets=len(gateway.sockets), seconds=self.settings.drain_s)
+        logger.info(
+            "server.drain",
+            sockets=len(gateway.sockets),
+            requests=gateway.requests,
+            seconds=self.settings.drain_s,
+        )
         started = time.monotonic()
         gateway.drain()
         await _either(gateway.empty, self._hurry, timeout_s=self.settings.drain_s)
         for client in list(gateway.sockets):
             client.close(1012, by="drain")
         await _either(gateway.empty, self._hurry, timeout_s=LEAVE_S)
-        logger.info("server.drained", seconds=round(time.monotonic() - started, 3), left=len(gateway.sockets))
+        left = len(gateway.sockets) + gateway.requests
+        logger.info("server.drained", seconds=round(time.monotonic() - started, 3), left=left)
         for client in list(gateway.sockets):
             client.abort("drain")  # closing waits for a peer that does not read
         self.force_exit = True  # uvicorn's own waiting is done above
@@ -249,6 +256,14 @@ def check_queue(settings: Settings) -> None:
         Ledger(settings.state_dir / FILE, settings.queue_bytes).close()
     except Unusable as error:
         raise CannotServe(str(error)) from None
+
+
+def check_storage(settings: Settings) -> None:
+    """Raises CannotServe unless files can be kept where the settings say; a bucket is not asked yet."""
+    try:
+        Objects(settings.storage_url, settings.state_dir / "objects").close()
+    except (ValueError, OSError) as error:
+        raise CannotServe(f"files cannot be kept: {error}") from None
 
 
 def check_tls(settings: Settings) -> None:

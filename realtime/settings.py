@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     webhook_private: bool = False  # allow webhooks to loopback, private ranges and any port
 
     # storage
-    storage_url: str = ""  # s3://bucket/prefix (credentials from AWS_*), gs://, az://; "" = state_dir/objects
+    storage_url: str = ""  # s3://bucket/prefix (AWS_* variables), gs://, az://, a path; "" = in state_dir
     file_s: float = Field(7 * 86400.0, ge=0)  # a file that names no lifetime is kept so long; 0 = for ever
     max_upload_bytes: int = Field(1024 * MiB, ge=1)  # of one file, all its parts together
     upload_s: float = Field(3600.0, ge=10)  # from the start of an upload to its end; half-done it vanishes

@@ -20,6 +20,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -40,15 +41,18 @@ LOCAL_CHUNK = 1024 * 1024  # bytes gathered before a write; of one upload two ar
 REMOTE_CHUNK = 5 * 1024 * 1024  # S3 takes no smaller part
 ANSWER_S = 10  # of a bucket, for one request
 RETRIES = 2
+BUCKETS = ("s3", "gs", "az", "memory")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 THREADS = 8  # each does one block or one small object at a time
 DISK_FULL = "the disk of this server is full; nothing was stored, try again later"
 
 
 class Objects:
-    """url: "s3://bucket/prefix" (credentials and endpoint from AWS_*), gs://, az://; "" is the folder.
+    """url: "s3://bucket/prefix" (credentials and endpoint from AWS_*), gs://, az://; a path or file:// is a
+    folder elsewhere than `folder`, "" is `folder`.
 
-    reserve: bytes of the folder's disk that uploads leave to others (the queue, the keys, the log).
+    reserve: bytes of the folder's disk that uploads leave to others (the queue, the keys, the log). Raises
+    ValueError for a URL that is no bucket's, OSError for a folder that cannot be used.
     """
 
     def __init__(self, url: str, folder: Path, *, reserve: int = 0) -> None:
@@ -57,18 +61,22 @@ class Objects:
         self._folder: Path | None = None
         self._chunk = REMOTE_CHUNK
         self._store: ObjectStore
-        if url:
-            seconds = timedelta(seconds=ANSWER_S)
-            self._store = from_url(
-                url,
-                # Plain HTTP only to an endpoint that the operator wrote so.
-                client_options={"timeout": seconds, "connect_timeout": seconds, "allow_http": True},
-                retry_config={"max_retries": RETRIES, "retry_timeout": seconds},
-            )
+        parts = urlsplit(url)
+        if parts.scheme in ("", "file"):
+            self._folder, self._chunk = Path(parts.path) if url else folder, LOCAL_CHUNK
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._store = LocalStore(self._folder)
+        elif parts.scheme in BUCKETS:
+            self._store = _bucket(url)
         else:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder, self._chunk = folder, LOCAL_CHUNK
-            self._store = LocalStore(folder)
+            raise ValueError(f"storage_url begins with {parts.scheme}://; known are {', '.join(BUCKETS)}")
+
+    def probe(self) -> None:
+        """Whether the folder has room or the bucket answers. Blocks. Raises NoSpace, StorageDown."""
+        self.room(0)
+        if self._folder is None:
+            with _failures():
+                next(iter(obstore.list(self._store, chunk_size=1)), None)
 
     def room(self, size: int) -> None:
         """Raises NoSpace if that many bytes more would eat into the reserve."""
@@ -127,6 +135,19 @@ class Objects:
         except asyncio.CancelledError:
             await asyncio.wait((doing,))
             raise
+
+
+def _bucket(url: str) -> ObjectStore:
+    seconds = timedelta(seconds=ANSWER_S)
+    try:
+        return from_url(
+            url,
+            # Plain HTTP only to an endpoint that the operator wrote so.
+            client_options={"timeout": seconds, "connect_timeout": seconds, "allow_http": True},
+            retry_config={"max_retries": RETRIES, "retry_timeout": seconds},
+        )
+    except (BaseError, ValueError) as error:
+        raise ValueError(f"storage_url {url} is no bucket: {str(error).partition(chr(10))[0]}") from None
 
 
 def _remove(store: ObjectStore, folder: Path | None, prefix: str) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from realtime import doctor
 from realtime.errors import NoSpace, StorageDown
+from realtime.server import CannotServe, check_storage
 from realtime.service import Caller
+from realtime.settings import Settings
 from realtime.storage.objects import Objects
 from tests.bucket import Bucket, bucket
 from tests.storage import Desk
@@ -144,6 +147,31 @@ async def test_storage_in_a_bucket_works_as_in_a_folder(remote: Bucket, tmp_path
     assert await desk.storage.sweep() == 1
     assert not remote.objects
     desk.close()
+
+
+@pytest.mark.parametrize("as_url", ["{}", "file://{}"])
+async def test_files_can_be_kept_in_a_folder_elsewhere(tmp_path: Path, as_url: str):
+    elsewhere = tmp_path / "elsewhere" / "files"
+    desk = Desk(tmp_path / "state", storage_url=as_url.format(elsewhere))
+    await desk.upload(b"picture")
+    assert [file.read_bytes() for file in files_in(elsewhere)] == [b"picture"]
+    desk.close()
+
+
+@pytest.mark.parametrize("url", ["ftp://host/folder", "https://bucket.s3.amazonaws.com", "s3://", "az://"])
+def test_what_is_no_bucket_is_said_before_anything_is_served(tmp_path: Path, url: str):
+    settings = Settings(storage_url=url, state_dir=tmp_path)
+    with pytest.raises(CannotServe, match="storage_url"):
+        check_storage(settings)
+    (found,) = doctor._storage(settings)
+    assert (found.level, found.subject) == ("bad", "storage")
+
+
+def test_the_doctor_asks_the_bucket(tmp_path: Path, remote: Bucket):
+    settings = Settings(storage_url=remote.url, state_dir=tmp_path)
+    assert [found.level for found in doctor._storage(settings)] == ["ok"]
+    remote.failing = True
+    assert [found.level for found in doctor._storage(settings)] == ["bad"]
 
 
 # ---- a full disk ----
