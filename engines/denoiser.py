@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from engines import sampler
+from engines.backends import Backend
+from engines.backends.eager import Eager
+from engines.backends.program import Program, Shape, gather
 from engines.messages import Job
 from engines.pixels import Inputs
 
@@ -41,26 +44,24 @@ class LcmRow:
 class Denoiser:
     def __init__(self, unet: Any, scheduler: Any) -> None:
         """unet: diffusers' UNet2DConditionModel on its device. scheduler: an LCMScheduler, read only."""
-        self.unet = unet
-        # diffusers looks through all parameters for these, 0.7 ms each time
-        self._device: torch.device = unet.device
-        self._dtype: torch.dtype = unet.dtype
         config = scheduler.config
+        self.unet = unet
+        clip = config.clip_sample_range if config.clip_sample else None
+        self.program = Program(unet, config.prediction_type, clip)
+        self.backend: Backend = Eager(self.program)
         self.original_steps: int = config.original_inference_steps
         self.table = sampler.tables(scheduler.alphas_cumprod, config.timestep_scaling)
-        self._prediction: str = config.prediction_type
-        self._clip: float | None = config.clip_sample_range if config.clip_sample else None
-        self._embedding_size: int | None = unet.config.time_cond_proj_dim
 
     def guides(self, guidance: float) -> bool:
         """Whether this scale needs an unconditional call beside the conditional one."""
-        return self._embedding_size is None and guidance > 1.0
+        return self.program.embedding is None and guidance > 1.0
 
     def guidance(self, scale: float) -> Tensor:
         """What a row carries of its scale, on the device: the UNet's embedding of it, else [1, 1, 1]."""
-        if self._embedding_size is None:
-            return torch.full((1, 1, 1), scale, device=self._device)
-        return sampler.guidance_embedding(scale, self._embedding_size).to(self._device, self._dtype)
+        size, device = self.program.embedding, self.program.device
+        if size is None:
+            return torch.full((1, 1, 1), scale, device=device)
+        return sampler.guidance_embedding(scale, size).to(device, self.program.dtype)
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[LcmRow], slots: int) -> None:
@@ -75,31 +76,25 @@ class Denoiser:
         places = [*rows, *guided, *[rows[0]] * padding]
         texts = [row.embedding for row in rows] + [row.negative for row in guided if row.negative is not None]
         texts += [rows[0].embedding] * padding
-        latents = torch.stack([row.latents for row in places])
-        coefficients = torch.stack([row.coefficients[row.position] for row in places])
-        embeds_guidance = self._embedding_size is not None
-        output = self.unet(
-            latents.to(self._dtype),
-            coefficients[:, 0],
-            encoder_hidden_states=torch.stack(texts),
-            timestep_cond=torch.stack([row.guidance for row in places]) if embeds_guidance else None,
-            return_dict=False,
-        )[0].float()
-        if guided:
+        pairs = None
+        if self.program.embedding is None:
             other = iter(range(count, count + len(guided)))
             pairs = [at if row.negative is None else next(other) for at, row in enumerate(rows)]
-            scales = torch.stack([row.guidance for row in rows])
-            output = sampler.guided(output[:count], output[pairs], scales)
-        advanced = sampler.step(
-            latents[:count],
-            output[:count],
-            coefficients[:count],
-            torch.stack([row.noise[row.position] for row in rows]),
-            torch.stack([row.still[row.position] for row in rows]),
-            torch.stack([row.mask for row in rows]),
-            self._prediction,
-            self._clip,
+            pairs += range(count, len(places))
+        columns = (
+            [row.latents for row in places],
+            [row.coefficients[row.position] for row in places],
+            texts,
+            [row.guidance for row in places],
+            [row.noise[row.position] for row in places],
+            [row.still[row.position] for row in places],
+            [row.mask for row in places],
         )
-        for row, latent in zip(rows, advanced.unbind(), strict=True):
+        shape = self.shape(rows[0], len(places))
+        advanced = self.backend.step(shape, gather(columns, pairs, self.backend.slots(shape)))
+        for row, latent in zip(rows, advanced.unbind(), strict=False):  # the other places are nobody's
             row.latents = latent
             row.position += 1
+
+    def shape(self, row: LcmRow, places: int) -> Shape:
+        return Shape(places, *row.latents.shape, *row.embedding.shape, self.program.features)
