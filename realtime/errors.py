@@ -112,6 +112,14 @@ class Forbidden(Failure):
 class MethodNotAllowed(Failure):
     code, status, error_type = "METHOD_NOT_ALLOWED", 405, "method_not_allowed"
 
+    def __init__(self, *allowed: str) -> None:
+        super().__init__("Method Not Allowed")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"allow": ", ".join(self.allowed)}  # RFC 9110, 15.5.6
+
 
 class NotYet(Failure):
     code, status, error_type = "NOT_IMPLEMENTED", 501, "not_implemented"

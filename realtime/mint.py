@@ -39,7 +39,7 @@ class Mint(Service):
         if target.path.rstrip("/") not in (STRING, OBJECT):
             return None
         if request.method != "POST":
-            raise MethodNotAllowed("Method Not Allowed")
+            raise MethodNotAllowed("POST")
         gateway = self._gateway
         try:
             gateway.check_origin(request.headers)

@@ -28,7 +28,7 @@ class Pages(Service):
     async def respond(self, request: Request, target: Target, caller: Caller) -> Response | None:
         page = self._page(target.path, request.headers.get("host", ""))
         if page is not None and request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("Method Not Allowed")
+            raise MethodNotAllowed("GET", "HEAD")
         return page
 
     def _page(self, path: str, host: str) -> Response | None:

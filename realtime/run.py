@@ -50,9 +50,18 @@ class Runs(Service):
         if app is None:
             if target.role is Role.PLAIN:
                 return None
-            raise UnknownApp(f'Application "{target.endpoint[:200]}" not found')
+            raise unknown(target.endpoint)
         draw = await ordered(self._gateway, app, request, target, caller)
         return await answer(await while_there(request, draw()))
+
+
+def unknown(endpoint: str) -> UnknownApp:
+    """No app is there: in fal's words, which of the two it is that nobody serves."""
+    owner, _, rest = endpoint[:200].partition("/")
+    name, _, path = rest.partition("/")
+    if path and find(f"{owner}/{name}") is not None:
+        return UnknownApp(f"Path /{path} not found")
+    return UnknownApp(f'Application "{endpoint[:200]}" not found')
 
 
 class Draw(Protocol):
@@ -64,7 +73,7 @@ class Draw(Protocol):
 async def ordered(gateway: Gateway, app: App, request: Request, target: Target, caller: Caller) -> Draw:
     """What a request asks for, read to its end; calling it draws. Raises Failure."""
     if request.method not in ("POST", "GET"):
-        raise MethodNotAllowed("Method Not Allowed")
+        raise MethodNotAllowed("POST", "GET")
     if gateway.draining:
         raise Draining("the server is going down; ask again in a moment")
     gateway.limits.frame(caller)

@@ -47,6 +47,7 @@ def of_app(app: App, idle_s: float) -> Json:
     name = _name(app.id)
     words = (app.request.__doc__ or "").strip()
     given, made = body(ref(app.request)), answer("The pictures", ref(app.output))
+    watched = ref(schemas.Preview), ref(app.output), ref(schemas.Error)
     return {
         f"/{app.id}": {
             "post": operation(
@@ -65,7 +66,7 @@ def of_app(app: App, idle_s: float) -> Json:
             "post": operation(
                 f"{name}_stream",
                 "Stream: watch it being drawn",
-                {"200": events("Server-sent events; each `data:` is one JSON object, the last the output")},
+                {"200": events("A preview after a step, in the end the output, or an error", *watched)},
                 DRAWN,
                 tag=app.id,
                 words="Previews after the denoising steps, as small pictures in the shape of the output, "
@@ -87,11 +88,11 @@ def of_app(app: App, idle_s: float) -> Json:
                 f"{name}_realtime_message",
                 "Realtime: a WebSocket, one answer for each message",
                 {"200": made},
-                DRAWN,
+                f"404 {DRAWN}",
                 tag=app.id,
                 words="Messages are msgpack maps or JSON text of these two shapes, answered in kind. "
-                "`max_buffering` (1 to 60) in the URL says how many may wait; the newest win. A POST to "
-                "this path is a run.",
+                "`max_buffering` (1 to 60) in the URL says how many may wait; the newest win. It is "
+                "written as a POST, OpenAPI having no other words for it; a real one is a 404.",
                 body=given,
                 **EITHER,
             ),
@@ -132,7 +133,7 @@ def of_requests(root: str) -> Json:
             "get": operation(
                 f"{name}_status_stream",
                 "Queue: how far it is, as events",
-                {"200": events("A status on each change, with new logs only; it ends when done")},
+                {"200": events("A status on each change, with new logs only; it ends when done", status)},
                 unknown,
                 tag=root,
                 parameters=[ID, LOGS],
@@ -166,7 +167,7 @@ def of_requests(root: str) -> Json:
 
 
 def shared() -> Json:
-    """Tokens and storage."""
+    """Tokens, webhooks and storage."""
     wish = body(ref(schemas.TokenRequest))
     file = body(ref(schemas.UploadRequest))
     upload = answer("Where the bytes go", ref(schemas.Upload))
@@ -191,6 +192,16 @@ def shared() -> Json:
                 "400 401 403 429",
                 tag="tokens",
                 body=wish,
+            )
+        },
+        "/.well-known/jwks.json": {
+            "get": operation(
+                "jwks",
+                "Queue: the keys that webhooks are signed with",
+                {"200": answer("RFC 7517, Ed25519", ref(schemas.Jwks))},
+                "",
+                tag="webhooks",
+                **OPEN,
             )
         },
         "/storage/upload/initiate": {

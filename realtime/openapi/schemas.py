@@ -41,6 +41,27 @@ class ValidationError(Open):
     detail: list[FieldError]
 
 
+# ---- streams ----
+
+
+class Shown(Open):
+    """A small picture of what there is so far."""
+
+    url: Annotated[str, Field(description="A data URI.")]
+    content_type: str
+    width: Annotated[int, Field(description="Pixels.")]
+    height: Annotated[int, Field(description="Pixels.")]
+
+
+class Preview(Open):
+    """What a step takes the finished pictures for."""
+
+    partial: Literal[True]
+    step: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    images: list[Shown]
+
+
 # ---- tokens ----
 
 

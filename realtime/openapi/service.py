@@ -32,7 +32,7 @@ class OpenApi(Service):
         if not self.public(request, target):
             return None
         if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("Method Not Allowed")
+            raise MethodNotAllowed("GET", "HEAD")
         apps = all_apps()
         endpoint = target.path.removesuffix(FILE).strip("/") or request.query_params.get("endpoint_id")
         if endpoint:

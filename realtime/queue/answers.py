@@ -75,7 +75,8 @@ def too_late() -> Response:
 
 
 def _refused(code: int, error_type: str, detail: str, **more: str) -> Response:
-    return JSONResponse({**more, "detail": detail}, code, {"x-fal-error-type": error_type})
+    said = {**more, "detail": detail, "error_type": error_type}
+    return JSONResponse(said, code, {"x-fal-error-type": error_type})
 
 
 def crowded(crowded: Crowded) -> Failure:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from realtime.apps import find
-from realtime.errors import Busy, Draining, MethodNotAllowed, UnknownApp
+from realtime.errors import Busy, Draining, MethodNotAllowed
 from realtime.fetch import Refusal
 from realtime.hosts import Role, Target, base_of, queue_base_of
 from realtime.queue import answers, options, owner
@@ -26,7 +27,7 @@ from realtime.queue.news import News, either
 from realtime.queue.records import Crowded, Limits, Order, Status
 from realtime.queue.webhooks import Signer, Webhooks, load_key
 from realtime.queue.worker import Worker
-from realtime.run import OFF_LOOP, input_of
+from realtime.run import OFF_LOOP, input_of, unknown
 from realtime.service import Caller, Service
 from realtime.sse import Events, event
 from realtime.storage import lifecycle
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 JWKS = "/.well-known/jwks.json"
 FILE = "queue.sqlite3"  # in the state directory
 OPENING_S = 5.0
+OURS = re.compile(r"[0-9a-f-]{36}")  # an id we could have given; others may not even fit into a header
 LOOK_S = 1.0  # a stream looks again: positions change, and another process may draw the request
 
 
@@ -131,7 +133,8 @@ class Queue(Service):
         if named is None:
             return await self._submit(request, target, caller)
         response = await self._about(request, target, caller, named)
-        response.headers["x-fal-request-id"] = named.id
+        if OURS.fullmatch(named.id):
+            response.headers["x-fal-request-id"] = named.id
         return response
 
     # ---- submit ----
@@ -139,7 +142,7 @@ class Queue(Service):
     async def _submit(self, request: Request, target: Target, caller: Caller) -> Response:
         endpoint = "/".join(part for part in target.path.split("/") if part)
         if find(endpoint) is None:
-            raise UnknownApp(f'Application "{endpoint[:100]}" not found')
+            raise unknown(endpoint)
         _only(request, "POST")
         if self._gateway.draining:
             raise Draining("the server is going down; submit again in a moment")
@@ -276,4 +279,4 @@ def _is_long(request: Request) -> bool:
 
 def _only(request: Request, *methods: str) -> None:
     if request.method not in methods:
-        raise MethodNotAllowed("Method Not Allowed")
+        raise MethodNotAllowed(*methods)

@@ -142,8 +142,12 @@ class Storage(Service):
                 return await self._put(request, await self._theirs(request, file_id, name, ticket), number)
             case ["files", *_], "GET" | "HEAD":
                 raise NotFound(GONE)
-            case ["files", *_] | ["storage", "auth", "token"] | ["storage", "upload", "initiate"], _:
-                raise MethodNotAllowed("Method Not Allowed")
+            case ["files", "upload", *_], _:
+                raise MethodNotAllowed("POST")
+            case ["files", *_], _:
+                raise MethodNotAllowed("GET", "HEAD", "PUT", "POST")
+            case ["storage", "auth", "token"] | ["storage", "upload", "initiate" | "initiate-multipart"], _:
+                raise MethodNotAllowed("POST")
         return None
 
     async def _initiate(

@@ -248,6 +248,9 @@ def test_a_body_over_the_limit_is_413():
     ("method", "path", "status", "kind", "detail"),
     [
         ("POST", "/__h/fal.run/fal-ai/nothing", 404, "not_found", 'Application "fal-ai/nothing" not found'),
+        ("POST", "/__h/fal.run/fal-ai/lcm/a/b", 404, "not_found", "Path /a/b not found"),
+        ("POST", "/__h/fal.run/lcm", 404, "not_found", 'Application "lcm" not found'),
+        ("POST", "/__h/fal.run/", 404, "not_found", 'Application "" not found'),
         ("POST", "/fal-ai/nothing", 404, "not_found", "Path /fal-ai/nothing not found"),
         ("PUT", "/fal-ai/lcm", 405, "method_not_allowed", "Method Not Allowed"),
         ("DELETE", "/__h/fal.run/fal-ai/lcm", 405, "method_not_allowed", "Method Not Allowed"),
@@ -263,6 +266,7 @@ def test_what_is_not_there_is_said_as_fal_says_it(
     assert answered == status
     assert headers["x-fal-error-type"] == said["error_type"] == kind
     assert said["detail"].startswith(detail)
+    assert headers["allow"] == ("POST, GET" if status == 405 else None)
 
 
 @pytest.mark.parametrize(

@@ -250,10 +250,20 @@ def test_what_is_no_json_object_is_refused_at_once(server: Server, body: bytes):
     there.close()
 
 
-def test_text_that_is_no_unicode_comes_to_its_end(queue: Queue):
-    id = queue.submit({"prompt": "half \ud800 a pair", **SMALL})
-    assert queue.wait(id)["status"] == "COMPLETED"
-    assert queue.ask("GET", f"/requests/{id}")[0] in (200, 422)
+def test_text_that_is_no_unicode_is_refused_at_once(queue: Queue):
+    status, _, said = queue.ask("POST", "", {"prompt": "half \ud800 a pair", **SMALL})
+    assert status == 422
+    assert "surrogate" in said["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize("part", ["", "/status", "/status/stream", "/cancel"])
+@pytest.mark.parametrize("id", ["x", "%F0%A5%88%BD", "%00", "%0D%0Ax-evil:%201", "a" * 5000])
+def test_an_id_that_is_none_is_404_whatever_it_is(queue: Queue, id: str, part: str):
+    """It cannot even be said back in a header."""
+    status, headers, said = queue.ask("PUT" if part == "/cancel" else "GET", f"/requests/{id}{part}")
+    assert (status, said["status"], said["error_type"]) == (404, "NOT_FOUND", "not_found")
+    assert len(headers["x-fal-request-id"]) == 36
+    assert "x-evil" not in headers
 
 
 @pytest.mark.parametrize(
@@ -267,6 +277,7 @@ def test_another_method_is_a_405(queue: Queue, method: str, path: str):
     status, headers, said = queue.ask(method, path)
     assert (status, said["detail"]) == (405, "Method Not Allowed")
     assert headers["x-fal-error-type"] == "method_not_allowed"
+    assert headers["allow"]
 
 
 # ---- waiting ----
