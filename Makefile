@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test setup lint types bench clean
+.PHONY: serve test faults schema fal-suite setup lint types bench clean
 
 serve: $(VENV)/.engine  ## start gateway and engine on the embedded model, print the canvas URL
 	$(BIN)/realtime serve $(ARGS)
@@ -30,6 +30,15 @@ $(VENV)/.test: $(VENV)/.engine tests/contract/package.json tests/browser/package
 
 test: $(VENV)/.test  ## everything that fits a laptop; about ten minutes on two cores
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(VENV)/.test  ## 200 random kill -9 of gateway and engine over 500 queued requests; about ten minutes
+	RT_TEST_FAULTS=1 $(BIN)/python -m pytest -s tests/faults/test_queue.py $(ARGS)
+
+schema: $(VENV)/.test  ## 200 examples for each operation of the OpenAPI document; about ten minutes
+	RT_TEST_EXAMPLES=200 $(BIN)/python -m pytest tests/contract/test_schema.py $(ARGS)
+
+fal-suite: $(VENV)/.test  ## fal-client's own tests, downloaded and run against a server of ours
+	$(BIN)/python -m tests.contract.fal_suite $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
