@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Generator, Tensor
 
 from engines import device as devices
@@ -23,8 +25,9 @@ from engines.messages import Job, Model
 from engines.pipeline import Fault
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.safety import Safety
+from engines.streams import Mark, Streams
 from engines.text import Text
-from engines.vae import Posterior, Vae, to_uint8
+from engines.vae import Posterior, Vae, levels
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
 MAX_STEPS = 12
@@ -48,6 +51,7 @@ class Lcm:
 
     models: list[Model] = field(default_factory=list, init=False)
     buckets: tuple[int, ...] = field(default=(), init=False)
+    overlaps: bool = field(default=False, init=False)
 
     def load(self, progress: Report) -> None:
         """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
@@ -60,13 +64,16 @@ class Lcm:
 
     def take(self, loaded: weights.Weights) -> None:
         """Serve these weights."""
+        self.streams = Streams(self.at)
+        self.overlaps = self.streams.overlap
+        self.streams.lead()
         self.denoiser = Denoiser(loaded.unet, loaded.scheduler)
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
-        self.text = Text(loaded.tokenizer, loaded.text_encoder, Cache(self.cache_bytes // 4))
+        self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
         self.codec = Vae(loaded.vae, loaded.scale)
-        self.glance = self.codec if loaded.vae_tiny is None else Vae(loaded.vae_tiny, loaded.scale)
+        self.tiny = self.codec if loaded.vae_tiny is None else Vae(loaded.vae_tiny, loaded.scale)
         self.safety = None
         if loaded.safety_checker is not None:
             self.safety = Safety(loaded.safety_checker, loaded.feature_extractor)
@@ -78,7 +85,7 @@ class Lcm:
         self.models = [
             Model(
                 name=loaded.name,
-                kind="sdv1-5",
+                kind=loaded.kind,
                 native=loaded.native,
                 smallest=loaded.smallest,
                 largest=loaded.largest,
@@ -87,20 +94,24 @@ class Lcm:
                 dtype=str(self.precision).removeprefix("torch."),
                 guidance=loaded.guidance,
                 safety=self.safety is not None,
-                features=["image", "mask"],
+                features=["image", "mask", *self._vaes()],
             )
         ]
 
     def warm(self, progress: Report) -> None:
         """A step of every bucket and a decode, so that the first visitor does not pay for first calls."""
         side = self.models[0].native
-        self.codec.encode(np.zeros((side, side, 3), np.uint8))
+        for codec in dict.fromkeys((self.codec, self.tiny)):
+            with self.streams.entering():
+                codec.encode(np.zeros((side, side, 3), np.uint8))
         job = Job(prompt="", seed=0, width=side, height=side, steps=1)
         for done, bucket in enumerate(self.buckets):
             progress("warm", done, len(self.buckets), f"{bucket} at once")
             rows = self.rows(job, None)
             self.step(rows, bucket)
             self.decode(rows)
+        if self.tiny is not self.codec:
+            self.decode(self.rows(structs.replace(job, vae="tiny"), None))
         progress("warm", len(self.buckets), len(self.buckets), "")
 
     # ---- one job ----
@@ -138,6 +149,9 @@ class Lcm:
         if found is None:
             found = fit(job.image, job.mask, drawn, answer, picture_key, composite)
             self.pictures.put(key, found, found.nbytes)
+        if self.overlaps:  # else it costs the steps nothing less here, and may be in vain
+            with self._refusing():
+                found = replace(found, encoded=self._encoded(job, found))
         return found
 
     def rows(self, job: Job, inputs: Inputs | None) -> list[LcmRow]:
@@ -145,9 +159,12 @@ class Lcm:
         timings: dict[str, float] = {"text": 0.0, "vae_encode": 0.0, "vae": 0.0}
         with self._refusing():
             embedding = self.text.embed(job.prompt, timings)
-            negative = self.text.embed(job.negative_prompt, timings) if slots == 2 else None
-            posterior = self._encoded(inputs, timings) if inputs is not None else None
+            negative = self.text.embed(job.negative_prompt, timings, negative=True) if slots == 2 else None
+            posterior = None
+            if inputs is not None:
+                posterior, timings["vae_encode"] = inputs.encoded or self._encoded(job, inputs)
             guidance = self.denoiser.guidance(job.guidance)
+            sizes = self.denoiser.sizes(*self._size(job))
             rows = []
             for index in range(job.count):
                 start, plan, clean = self._plan(job, job.seed + index, inputs, posterior)
@@ -169,6 +186,7 @@ class Lcm:
                         guidance=guidance,
                         timings=dict(timings),
                         clean=None if clean is None else clean.to(self.at),
+                        sizes=sizes,
                     )
                 )
         return rows
@@ -210,20 +228,32 @@ class Lcm:
         kept = clean if mask is not None else None
         return start, sampler.plan(table, schedule, drawn, kept, mask), kept
 
-    def _encoded(self, inputs: Inputs, timings: dict[str, float]) -> Posterior:
+    def _encoded(self, job: Job, inputs: Inputs) -> tuple[Posterior, float]:
+        """(what the VAE says of the picture, seconds). Any thread."""
         began = time.perf_counter()
-        posterior = self.posteriors.get(inputs.key)
+        codec = self._codec(job)
+        key = codec is self.tiny, inputs.key
+        posterior = self.posteriors.get(key)
         if posterior is None:
-            posterior = self.codec.encode(inputs.picture)
-            self.posteriors.put(inputs.key, posterior, posterior.nbytes)
-        timings["vae_encode"] += time.perf_counter() - began
-        return posterior
+            with self.streams.entering():
+                posterior = codec.encode(inputs.picture)
+            self.posteriors.put(key, posterior, posterior.nbytes)
+        return posterior, time.perf_counter() - began
+
+    def _codec(self, job: Job) -> Vae:
+        return self.tiny if job.vae == "tiny" else self.codec
+
+    def _vaes(self) -> list[str]:
+        """The autoencoders a job can choose from, as features."""
+        return [
+            f"{'full' if codec.samples else 'tiny'}-vae" for codec in dict.fromkeys((self.codec, self.tiny))
+        ]
 
     # ---- many rows ----
 
     def step(self, rows: Sequence[LcmRow], bucket: int) -> None:
         failed = self._step(rows, bucket)
-        devices.synchronize(self.at)
+        self.streams.beat()
         if failed:
             raise Fault("out_of_memory", NO_MEMORY, rows=failed)
 
@@ -245,16 +275,15 @@ class Lcm:
     def decode(self, rows: Sequence[LcmRow]) -> list[Pixels | Fault]:
         # A batch saves a CPU 6 % here, and a picture decoded alone is the same whoever is near.
         alone = self.at.type == "cpu" or self.deterministic
-        groups = [[row] for row in rows] if alone else [list(rows)]
+        groups = [[row] for row in rows]
+        if not alone:
+            groups = [list(group) for _, group in itertools.groupby(rows, lambda row: self._codec(row.job))]
         return [result for group in groups for result in self._decode(group)]
 
     def _decode(self, rows: list[LcmRow]) -> list[Pixels | Fault]:
         began = time.perf_counter()
-        latents = torch.stack([row.latents for row in rows])
         try:
-            decoded = self.codec.decode(latents)
-            sound = (latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)).tolist()
-            pictures = list(to_uint8(decoded))
+            pictures, sound = self._developed(self._codec(rows[0].job), [row.latents for row in rows])
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -264,46 +293,50 @@ class Lcm:
             return [Fault("out_of_memory", NO_MEMORY)]
         for row in rows:
             row.timings["vae"] = time.perf_counter() - began
-        self._check(rows, pictures)
         broken = Fault("internal", "the model made no picture of this: its numbers are not finite")
         return [picture if good else broken for picture, good in zip(pictures, sound, strict=True)]
 
-    def _check(self, rows: list[LcmRow], pictures: list[Pixels]) -> None:
-        """Blacken in place what the safety checker flags."""
-        asked = [at for at, row in enumerate(rows) if row.job.safety]
-        if self.safety is None or not asked:
-            return
-        began = time.perf_counter()
-        flags = self.safety.unsafe([pictures[at] for at in asked])
-        for at, flag in zip(asked, flags, strict=True):
-            rows[at].unsafe = flag
-            rows[at].timings["safety"] = time.perf_counter() - began
-            if flag:
-                pictures[at][:] = 0
+    @torch.inference_mode()
+    def _developed(
+        self, codec: Vae, latents: list[Tensor], after: Mark | None = None
+    ) -> tuple[list[Pixels], list[bool]]:
+        """Latents [C, h, w] to pictures in host memory, and which came of finite numbers. Any thread."""
+        with self.streams.leaving(latents, after):
+            stacked = torch.stack(latents)
+            decoded = codec.decode(stacked)
+            sound = stacked.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+            pictures, sound = self.streams.home(levels(decoded), sound)
+        return list(pictures.numpy()), sound.tolist()
 
-    def peek(self, row: LcmRow) -> Tensor:
+    def peek(self, row: LcmRow) -> tuple[Tensor, Mark]:
         """[C, h, w]: the estimate of the step just done."""
         at = row.position - 1
         with torch.inference_mode():
-            return sampler.estimate(
+            found = sampler.estimate(
                 row.latents, row.coefficients[at], row.noise[at], row.still[at], row.mask, row.clean
             )
+        return found, self.streams.mark()
 
-    def preview(self, row: LcmRow, peeked: Tensor) -> Pixels:
-        try:
-            pixels = to_uint8(self.glance.decode(peeked[None]))[0]
-        except RuntimeError as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            raise Fault("out_of_memory", NO_MEMORY) from error
-        if self.safety is not None and row.job.safety and self.safety.unsafe([pixels])[0]:
-            pixels[:] = 0
-        return pixels
+    def preview(self, row: LcmRow, peeked: tuple[Tensor, Mark]) -> Pixels:
+        found, mark = peeked
+        with self._refusing():
+            return self._developed(self.tiny, [found], mark)[0][0]
 
     def encode(self, row: LcmRow, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
-        kept = None if row.unsafe else row.inputs
-        picture = finished(pixels, (job.width, job.height), kept)
-        return written(picture, job.format), row.unsafe
+        unsafe = job.safety and self._unsafe(row, pixels)
+        shown = np.zeros_like(pixels) if unsafe else pixels
+        picture = finished(shown, (job.width, job.height), None if unsafe else row.inputs)
+        return written(picture, job.format), unsafe
+
+    def _unsafe(self, row: LcmRow, pixels: Pixels) -> bool:
+        """Whether the safety checker, if there is one, flags a picture. Any thread."""
+        if self.safety is None:
+            return False
+        began = time.perf_counter()
+        with self._refusing(), self.streams.leaving(()):
+            flag = self.safety.unsafe([pixels])[0]
+        row.timings["safety"] = time.perf_counter() - began
+        return flag
 
     def drawn(self, row: LcmRow) -> tuple[int, int]:
         return row.size

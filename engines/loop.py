@@ -2,18 +2,21 @@
 
     reader thread   link -> inbox; end of file ends the process at once
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
+    decoder         rows -> VAE decode, in the loop's place, where the device does it beside the next call
     pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
     previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
     writer thread   outbox -> link, what the gateway did not read at once
 
-Pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the memory.
+Decoder, pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the
+memory, and pictures that are nearly finished are not left behind for new ones.
 
 A `Fault` refuses one ticket. Any other exception, on any thread, is written to stderr once and ends
 the process: its memory is not trusted any more, and the gateway sees the end of file in milliseconds.
 
 Pong.stats: steps, rows, slots (UNet calls, the rows in them, the places these had), occupancy
-(rows' places / slots), busy_s (in calls and decodes), step_s (the dearest call known), waiting, running,
-done, refused, superseded, cancelled, and what the pipeline counts.
+(rows' places / slots), busy_s (in calls and decodes, which may be at once), step_s (the dearest call known),
+tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, refused, superseded,
+cancelled, and what the pipeline counts.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +65,16 @@ from engines.tiers import Tiers
 
 MAX_HELD = 4096  # requests in this process; more are refused
 ENCODING = 64  # drawn pictures that wait for the pool
-DECODE_GROUP = 4  # pictures per VAE decode: the first of many finished ones leave before the last is decoded
+DECODE_GROUP = 4  # pictures per VAE decode at most: the first of many leave before the last is decoded
+DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single picture takes longer
+DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
+ENDS = ("done", "refused", "superseded", "cancelled")  # of a request
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+_Image = tuple[Drawing, int]  # one of the pictures of a drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,16 @@ class _Inputs:
 
     ticket: int
     result: Any  # of Pipeline.decode_inputs, or the Fault it raised
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """To the loop: pictures of one kind have left the VAE."""
+
+    lane: str
+    vae: str  # "tiny" | "full"
+    count: int
     seconds: float
 
 
@@ -103,11 +122,11 @@ class Loop:
         self.pool = Pool(pool, "pool", self._fatal)
         # One thread, and not the pool's: answers do not wait for previews.
         self.previewer = Pool(1, "previewer", self._fatal)
+        self.decoder = Pool(1, "decoder", self._fatal)
+        self._decoding = threading.Semaphore(DECODING)
         self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, Drawing] = {}
-        self._counts = dict.fromkeys(
-            ("steps", "rows", "slots", "taken", "done", "refused", "superseded", "cancelled"), 0
-        )
+        self._counts = dict.fromkeys(("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", *ENDS), 0)
         self._busy_s = 0.0
         self._reply_cost = Cost()
 
@@ -154,8 +173,12 @@ class Loop:
         if call is None:
             return False
         finished = self._step(call)
-        for at in range(0, len(finished), DECODE_GROUP):
-            self._decode(finished[at : at + DECODE_GROUP])
+        for group in self._groups(call, finished):
+            if self.pipeline.overlaps:
+                self._decoding.acquire()
+                self.decoder.submit(self._decode_beside, group)
+            else:
+                self._decode(group)
         return True
 
     def _begin(self, ticket: int) -> None:
@@ -204,25 +227,42 @@ class Loop:
             drawing.previewing.add(image)
             self.previewer.submit(self._preview, drawing, image, row.position, self.pipeline.peek(row))
 
-    def _decode(self, finished: list[tuple[int, int]]) -> None:
-        """Finished rows to pixels, and on to the pool. All of one lane: they come out of one call."""
-        images = [
-            (self._drawings[ticket], ticket, image) for ticket, image in finished if ticket in self._drawings
-        ]
+    def _groups(self, call: Call, finished: list[tuple[int, int]]) -> Iterator[list[_Image]]:
+        """What the call has finished, as it is decoded together."""
+        by_decoder: dict[str, list[_Image]] = {}
+        for ticket, image in finished:
+            drawing = self._drawings[ticket]
+            by_decoder.setdefault(drawing.submit.job.vae, []).append((drawing, image))
+        step = self.cost.predict(call.lane, call.bucket)
+        for decoder, images in by_decoder.items():
+            one = self.cost.predict(vae(call.lane, decoder), 1)
+            few = int(min(DECODE_SHARE * step / one, DECODE_GROUP)) if one else DECODE_GROUP
+            for at in range(0, len(images), max(few, 1)):
+                yield images[at : at + max(few, 1)]
+
+    def _decode_beside(self, images: list[_Image]) -> None:
+        try:
+            self._decode(images)
+        finally:
+            self._decoding.release()
+
+    def _decode(self, images: list[_Image]) -> None:
+        """Finished rows of one lane and decoder to pixels, and on to the pool. The loop's thread or the
+        decoder's."""
+        images = [(drawing, image) for drawing, image in images if not drawing.over]
         if not images:
             return
-        rows = [drawing.rows[image] for drawing, _, image in images]
+        rows = [drawing.rows[image] for drawing, image in images]
         began = time.monotonic()
         results = self.pipeline.decode(rows)
         now = time.monotonic()
-        self._busy_s += now - began
-        self.cost.observe(vae(rows[0].lane), 1, (now - began) / len(rows))
-        for drawing in {ticket: drawing for drawing, ticket, _ in images}.values():
-            own = [row for row, (owner, _, _) in zip(rows, images, strict=True) if owner is drawing]
+        self.inbox.put(_Decoded(rows[0].lane, images[0][0].submit.job.vae, len(rows), now - began))
+        for drawing in dict.fromkeys(drawing for drawing, _ in images):
+            own = [row for row, (owner, _) in zip(rows, images, strict=True) if owner is drawing]
             drawing.left_vae(own, now - began, now)
-        for (drawing, ticket, image), pixels in zip(images, results, strict=True):
+        for (drawing, image), pixels in zip(images, results, strict=True):
             if isinstance(pixels, Fault):
-                self._refuse(ticket, pixels)
+                self.inbox.put(_Finished(drawing, pixels))
             else:
                 self._encoding.acquire()
                 self.pool.submit(self._encode, drawing, image, pixels)
@@ -246,14 +286,22 @@ class Loop:
                     self._send(Pong(message.number, self._stats()))
                 case _Inputs():
                     self._ready(message)
+                case _Decoded():
+                    self._busy_s += message.seconds
+                    self._counts[f"{message.vae}_vae"] += message.count
+                    each = message.seconds / message.count
+                    self.cost.observe(vae(message.lane, message.vae), 1, each)
                 case _Finished():
                     self._finish(message)
                 case _:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
 
     def _submit(self, submit: Submit) -> None:
-        self._drawings[submit.ticket] = Drawing(submit)
         job = submit.job
+        if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
+            job = replace(job, vae="tiny" if submit.buffering else "full")
+            submit = replace(submit, job=job)
+        self._drawings[submit.ticket] = Drawing(submit)
         try:
             if len(self._drawings) > MAX_HELD:
                 raise Fault("out_of_memory", f"the engine holds {MAX_HELD} requests; come back later")
@@ -274,6 +322,7 @@ class Loop:
             weight=submit.weight,
             account=submit.account,
             background=submit.background,
+            vae=job.vae,
         )
         self._supersede(self.schedule.submit(request, ready=job.image is None))
 

@@ -22,6 +22,7 @@ class Request:
     weight: float = 1.0
     account: str = ""
     background: bool = False  # it can wait for live ones: engines/tiers.py
+    vae: str = ""  # which decoder it leaves through
 
     @property
     def payer(self) -> str:

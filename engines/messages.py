@@ -37,6 +37,7 @@ class Job(Plain, frozen=True):
     format: str = "jpeg"  # jpeg | png | webp
     safety: bool = True  # run the safety checker if the model has one
     model: str = ""  # name of a loaded model, "" = the default
+    vae: str = "auto"  # auto | tiny | full, where the model has both; auto: tiny for live frames, else full
 
 
 # ---- gateway to engine ----
@@ -94,7 +95,8 @@ class Model(Plain, frozen=True):
     dtype: str
     guidance: str  # "embedded" (w embedding, negative prompt has no effect) | "cfg"
     safety: bool  # a safety checker is loaded
-    features: list[str] = field(default_factory=list)  # "image", "mask", later "lora", "controlnet"...
+    # "image", "mask", "tiny-vae", "full-vae", later "lora", "controlnet"...
+    features: list[str] = field(default_factory=list)
 
 
 class Ready(Message, frozen=True):

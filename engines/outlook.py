@@ -14,6 +14,7 @@ class Row:
     left: int  # UNet calls to go
     slots: int
     deadline: float  # absolute; infinity binds nobody
+    vae: str = ""  # the decoder it leaves through
 
 
 class Outlook:
@@ -33,8 +34,8 @@ class Outlook:
         self._taken: dict[str, int] = {}
         for row in rows:
             self._taken[row.lane] = self._taken.get(row.lane, 0) + row.slots
-        self._ends_with: dict[tuple[str, int, int], list[float]] = {}
-        self._harmless: dict[tuple[str, int, int], bool] = {}
+        self._ends_with: dict[tuple[str, int, int, str], list[float]] = {}
+        self._harmless: dict[tuple[str, int, int, str], bool] = {}
 
     def joined(self, row: Row) -> Outlook:
         """The outlook when this newcomer is in."""
@@ -45,20 +46,20 @@ class Outlook:
         taken = self._taken.get(lane, 0)
         return taken == 0 or taken + slots <= self.buckets[-1]
 
-    def welcome(self, lane: str, steps: int, slots: int, deadline: float) -> bool:
-        """With such a newcomer in, is everyone in time who is without it, and the newcomer too?"""
-        kind = (lane, steps, slots)
-        *ends, own = self._with(Row(lane, steps, slots, deadline))
+    def welcome(self, row: Row) -> bool:
+        """With this newcomer in, is everyone in time who is without it, and the newcomer too?"""
+        kind = (row.lane, row.left, row.slots, row.vae)
+        *ends, own = self._with(row)
         if kind not in self._harmless:
             self._harmless[kind] = all(
                 end <= row.deadline or alone > row.deadline
                 for row, alone, end in zip(self.rows, self._ends, ends, strict=True)
             )
-        return self._harmless[kind] and own <= deadline
+        return self._harmless[kind] and own <= row.deadline
 
     def _with(self, row: Row) -> list[float]:
         """The ends of all rows and of this newcomer: the same for all of one kind."""
-        kind = (row.lane, row.left, row.slots)
+        kind = (row.lane, row.left, row.slots, row.vae)
         if kind not in self._ends_with:
             self._ends_with[kind] = self._finish([*self.rows, row])
         return self._ends_with[kind]
@@ -72,7 +73,6 @@ class Outlook:
                 (at for at, row in enumerate(rows) if row.lane == lane), key=lambda at: rows[at].left
             )
             slots = sum(rows[at].slots for at in order)
-            decode = self.cost.predict(vae(lane), 1)
             margin = 1.0 + self.cost.spread(lane)
             end, calls = self.now, 0
             for at in order:
@@ -81,7 +81,7 @@ class Outlook:
                     call = self.cost.predict(lane, bucket(slots, self.buckets))
                     end += (row.left - calls) * call * len(lanes) * margin
                     calls = row.left
-                end += decode
+                end += self.cost.predict(vae(lane, row.vae), 1)
                 slots -= row.slots
                 ends[at] = end
         return ends
@@ -92,6 +92,6 @@ def bucket(slots: int, buckets: Sequence[int]) -> int:
     return next((size for size in buckets if size >= slots), slots)
 
 
-def vae(lane: str) -> str:
-    """The name under which `Cost` knows the decoding of one picture of a lane."""
-    return f"{lane} vae"
+def vae(lane: str, which: str = "") -> str:
+    """The name under which `Cost` knows the decoding of one picture of a lane by a decoder."""
+    return f"{lane} vae {which}"

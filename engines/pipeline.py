@@ -41,6 +41,7 @@ class Row(Protocol):
 class Pipeline(Protocol):
     models: list[Model]
     buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
+    overlaps: bool  # after `load`: a decode on another thread runs beside the steps and not between them
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:
         """Import, load, warm. progress(stage, done, total, text): messages.Progress. Raises Unloadable."""
@@ -49,7 +50,10 @@ class Pipeline(Protocol):
         """(lane, UNet calls, slots per image): what `rows` would return, without the work. Raises Fault."""
 
     def decode_inputs(self, job: Job) -> Any:
-        """Decode and resize the job's image and mask. Thread-safe; called on a pool. Raises Fault."""
+        """Decode and resize the job's image and mask; where the device overlaps, through the VAE too.
+
+        Thread-safe; called on a pool. Raises Fault.
+        """
 
     def rows(self, job: Job, inputs: Any) -> list[Row]:
         """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault."""
@@ -63,7 +67,8 @@ class Pipeline(Protocol):
     def decode(self, rows: Sequence[Row]) -> list[Any | Fault]:
         """Finished rows of one lane to pixels: uint8 [H, W, 3] at the drawn size, in host memory.
 
-        A row that came to nothing has its Fault in that place; the others have their pixels.
+        A row that came to nothing has its Fault in that place; the others have their pixels. Returns when
+        they are there; called on one thread, the loop's or, where the device overlaps, one beside it.
         """
 
     def peek(self, row: Row) -> Any:
@@ -74,7 +79,10 @@ class Pipeline(Protocol):
         thread beside the loop. Raises Fault if there is none."""
 
     def encode(self, row: Row, pixels: Any, job: Job) -> tuple[bytes, bool]:
-        """Pixels to (file in job.format at job.width x job.height, unsafe). Thread-safe; called on a pool."""
+        """Pixels to (file in job.format at job.width x job.height, unsafe: flagged, and shown black).
+
+        Thread-safe; called on a pool. Raises Fault.
+        """
 
     def drawn(self, row: Row) -> tuple[int, int]:
         """(width, height) in pixels the UNet draws this row at."""

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class Inputs:
     mask: NDArray[np.bool_] | None = None
     original: Pixels | None = None
     seam: Pixels | None = None
+    encoded: tuple[Any, float] | None = None  # `picture` through the VAE, and the seconds; None: not yet
 
     @property
     def nbytes(self) -> int:

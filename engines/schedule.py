@@ -66,7 +66,7 @@ class Schedule:
         self._paid = Accounts()  # of payers
         self._lanes_paid = Accounts()
         self._quantum = 1e-3  # seconds of service that make a turn: what one image costs on average
-        self._alone_s: dict[tuple[str, int, int], float] = {}
+        self._alone_s: dict[tuple[str, int, int, str], float] = {}
         self._boundary = 0
 
     # ---- what comes and goes ----
@@ -141,10 +141,9 @@ class Schedule:
             if not outlook.fits(request.lane, request.slots):
                 if overdue:  # the place that frees next is theirs
                     reserved.add(request.lane)
-            elif overdue or outlook.welcome(request.lane, request.steps, request.slots, deadline):
+            elif overdue or outlook.welcome(_row(request, request.steps, deadline)):
                 begin += self._join(mailbox)
-                newcomer = Row(request.lane, request.steps, request.slots, self._deadline(request))
-                outlook = outlook.joined(newcomer)
+                outlook = outlook.joined(_row(request, request.steps, self._deadline(request)))
                 if mailbox.next() is held:
                     heapq.heappush(queue, (self._order(mailbox, held), mailbox, held))
             else:
@@ -247,10 +246,10 @@ class Schedule:
 
     def _alone(self, request: Request) -> float:
         """Seconds one image takes on an idle engine."""
-        kind = (request.lane, request.steps, request.slots)
+        kind = (request.lane, request.steps, request.slots, request.vae)
         if kind not in self._alone_s:
             call = self.cost.predict(request.lane, bucket(request.slots, self.buckets))
-            self._alone_s[kind] = request.steps * call + self.cost.predict(vae(request.lane), 1)
+            self._alone_s[kind] = request.steps * call + self.cost.predict(vae(request.lane, request.vae), 1)
         return self._alone_s[kind]
 
     def _is_late(self, request: Request, now: float) -> bool:
@@ -266,8 +265,8 @@ class Schedule:
 
     def _outlook(self, now: float) -> Outlook:
         rows = [
-            Row(lane, left, held.request.slots, self._deadline(held.request))
-            for lane, drawing in self._lanes.items()
+            _row(held.request, left, self._deadline(held.request))
+            for drawing in self._lanes.values()
             for held in drawing.values()
             for left in held.left.values()
         ]
@@ -282,7 +281,8 @@ class Schedule:
         mailbox.since = self._boundary if held.begun < request.count else None
         self._lanes.setdefault(request.lane, {})[request.ticket] = held
         call = self.cost.predict(request.lane, self.max_batch)
-        price = request.steps * request.slots * call / self.max_batch or 1e-3
+        drawn = request.steps * request.slots * call / self.max_batch
+        price = drawn + self.cost.predict(vae(request.lane, request.vae), 1) or 1e-3
         self._quantum += 0.1 * (price - self._quantum)
         self._paid.charge(request.payer, price, request.weight)
         return [request.ticket] if held.begun == 1 else []
@@ -310,3 +310,7 @@ class Schedule:
             if self._sessions[held.request.session].empty:
                 del self._sessions[held.request.session]
         return [held.request.ticket for held in gone]
+
+
+def _row(request: Request, left: int, deadline: float) -> Row:
+    return Row(request.lane, left, request.slots, deadline, request.vae)

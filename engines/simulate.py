@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from engines.cost import Cost
 from engines.mailbox import Request
-from engines.outlook import Outlook, vae
+from engines.outlook import Outlook, Row, vae
 from engines.schedule import Schedule
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -151,5 +151,5 @@ class Greedy(Schedule):
 
 
 class _Rosy(Outlook):
-    def welcome(self, lane: str, steps: int, slots: int, deadline: float) -> bool:
+    def welcome(self, row: Row) -> bool:
         return True

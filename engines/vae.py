@@ -18,6 +18,7 @@ class Posterior:
 
     mean: Tensor
     deviation: Tensor | None
+    factor: float  # to the UNet's scale
 
     @property
     def nbytes(self) -> int:
@@ -38,17 +39,22 @@ class Vae:
         scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0).permute(2, 0, 1)[None] - 1.0
         told = self.module.encode(scaled.to(self.module.device, self.module.dtype))
         if not self.samples:
-            return Posterior(told.latents[0].float().cpu(), None)
+            return Posterior(told.latents[0].float().cpu(), None, self.factor)
         spread = told.latent_dist
-        return Posterior(spread.mean[0].float().cpu(), spread.std[0].float().cpu())
+        return Posterior(spread.mean[0].float().cpu(), spread.std[0].float().cpu(), self.factor)
 
     def sample(self, posterior: Posterior, generator: Generator) -> Tensor:
-        """[C, h, w] float32 latents in the UNet's scale; a KL posterior takes one draw from `generator`."""
+        """[C, h, w] float32 latents in the UNet's scale.
+
+        A KL autoencoder takes one draw from `generator`, even for what a tiny one beside it has encoded:
+        the seed means the same noise either way.
+        """
         latents = posterior.mean
-        if posterior.deviation is not None:
+        if self.samples:
             noise = torch.randn(latents[None].shape, generator=generator)[0]
-            latents = latents + posterior.deviation * noise
-        return self.factor * latents
+            if posterior.deviation is not None:
+                latents = latents + posterior.deviation * noise
+        return posterior.factor * latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -57,8 +63,7 @@ class Vae:
         return pixels.float()
 
 
-def to_uint8(pixels: Tensor) -> Pixels:
-    """[B, 3, H, W] in -1..1 to uint8 [B, H, W, 3] in host memory, rounded as VaeImageProcessor rounds."""
-    levels = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    array: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return array
+def levels(pixels: Tensor) -> Tensor:
+    """[B, 3, H, W] in -1..1 to uint8 [B, H, W, 3] where it is, rounded as VaeImageProcessor rounds."""
+    found = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return found.permute(0, 2, 3, 1).contiguous()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from engines.lcm import Lcm
 from engines.messages import Job
 from engines.pipeline import Fault, Pipeline, Row
+from engines.vae import levels
 from tests.engines import tiny
 
 JOB = Job("the sea", 1, 64, 64, steps=2)
@@ -164,6 +165,60 @@ def test_loading_tells_its_stages_in_order(folder: Any) -> None:
     assert "/" not in made.models[0].name
 
 
+# ---- two autoencoders ----
+
+TWO = {"vae": "kl", "beside": True}
+
+
+def test_a_model_tells_which_autoencoders_it_has(pipeline: Any) -> None:
+    for options, told in (({}, ["tiny-vae"]), ({"vae": "kl"}, ["full-vae"]), (TWO, ["full-vae", "tiny-vae"])):
+        assert pipeline(**options).models[0].features == ["image", "mask", *told]
+
+
+def test_a_job_leaves_through_the_autoencoder_it_asks_for(pipeline: Any) -> None:
+    ours = pipeline(**TWO)
+    jobs = [replace(JOB, vae=vae) for vae in ("auto", "full", "tiny")]
+    rows = tiny.drawn(ours, jobs)
+    assert ours.lane(jobs[1]) == ours.lane(jobs[2]), "they share calls"
+    auto, full, fast = ours.decode(rows)
+    assert np.array_equal(auto, full)
+    for codec, pixels in ((ours.codec, full), (ours.tiny, fast)):
+        expected = levels(codec.decode(rows[0].latents[None]))[0].numpy()
+        assert abs(pixels.astype(int) - expected).max() <= 1
+    assert not np.array_equal(full, fast)
+    assert np.array_equal(ours.preview(rows[1], ours.peek(rows[1])), fast), "a preview is quick"
+
+
+def test_with_one_autoencoder_it_does_all(pipeline: Any) -> None:
+    for options in ({}, {"vae": "kl"}):
+        ours = pipeline(**options)
+        rows = tiny.drawn(ours, [replace(JOB, vae=vae) for vae in ("full", "tiny")])
+        full, fast = ours.decode(rows)
+        assert np.array_equal(full, fast)
+
+
+def test_the_seed_is_the_same_noise_through_either_autoencoder(pipeline: Any) -> None:
+    """So that the picture of a moving hand and the one it settles on are of one kind."""
+    ours = pipeline(**TWO)
+    full, fast = (
+        ours.rows(job, ours.decode_inputs(job))[0]
+        for job in (replace(JOB, image=PICTURE, strength=0.8, vae=vae) for vae in ("full", "tiny"))
+    )
+    assert all(one.equal(other) for one, other in zip(full.noise, fast.noise, strict=True))
+    posterior = ours.tiny.encode(ours.decode_inputs(replace(JOB, image=PICTURE)).picture)
+    assert posterior.factor == ours.tiny.factor != ours.codec.factor
+    assert not full.latents.equal(fast.latents)
+
+
+def test_what_one_autoencoder_has_encoded_is_not_taken_for_the_others(pipeline: Any) -> None:
+    ours = pipeline(**TWO)
+    jobs = [replace(JOB, image=PICTURE, strength=0.8, vae=vae) for vae in ("tiny", "full")]
+    first, second, *again = (ours.rows(job, ours.decode_inputs(job))[0].latents for job in jobs * 2)
+    assert not first.equal(second)
+    assert first.equal(again[0])
+    assert second.equal(again[1])
+
+
 # ---- previews ----
 
 
@@ -182,7 +237,7 @@ def test_a_preview_shows_what_a_mask_keeps_as_it_is(pipeline: Any) -> None:
     inputs = ours.decode_inputs(job)
     (row,) = ours.rows(job, inputs)
     ours.step([row], 1)
-    peeked = ours.peek(row)
+    peeked, _ = ours.peek(row)
     kept = (row.mask == 0).expand_as(peeked)
     assert kept.any()
     assert not kept.all()

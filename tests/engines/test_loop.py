@@ -182,6 +182,36 @@ def test_the_timings_add_up(engine):
         assert done.finished <= time.monotonic()
 
 
+def test_a_device_that_overlaps_goes_on_while_a_picture_is_decoded():
+    with Process("fake:base_ms=1,row_ms=0,vae_ms=1500,overlaps=1") as engine:
+        engine.ready().send(submit(1, steps=1, watch="start"))
+        engine.until(Started)
+        for n in (2, 3, 4):
+            engine.send(submit(n, steps=12, watch="start"))
+            engine.until(Started)
+        assert not [message for message in engine.received if isinstance(message, Done)]
+        engine.send(Cancel([2, 3, 4]))
+        engine.until(Done)
+
+
+def test_a_device_that_overlaps_gives_everybody_their_own_picture_too():
+    with Process("fake:base_ms=1,row_ms=0.2,vae_ms=0.3,overlaps=1") as engine:
+        wishes = [{"session": f"user {n % 7}", "steps": 1 + n % 5, "count": 1 + n % 3} for n in range(60)]
+        engine.ready().send(*(submit(n, format="png", **wish) for n, wish in enumerate(wishes)))
+        for done in engine.until(Done, 60):
+            ours = [colour_of(f"p{done.ticket}", done.ticket + n) for n in range(1 + done.ticket % 3)]
+            assert [colour(picture.data) for picture in done.pictures] == ours
+            assert done.timings["vae"] > 0
+
+
+def test_live_frames_leave_through_the_tiny_vae_and_requests_through_the_full_one(engine):
+    engine.send(submit(1, buffering=2), submit(2), submit(3, vae="full", buffering=2))
+    engine.until(Done, 3)
+    engine.send(Ping(1))
+    (pong,) = engine.until(Pong)
+    assert (pong.stats["tiny_vae"], pong.stats["full_vae"]) == (1, 2)
+
+
 def test_frames_of_many_sessions_share_calls(engine):
     engine.send(*(submit(n, steps=8) for n in range(8)))
     batches = [step["batch"] for done in engine.until(Done, 8) for step in done.timings["steps"]]

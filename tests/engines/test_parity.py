@@ -28,7 +28,7 @@ from torch import Generator, Tensor
 from engines.embedded import WEIGHTS
 from engines.lcm import Lcm
 from engines.messages import Job
-from engines.vae import to_uint8
+from engines.vae import levels
 from tests.engines import tiny
 
 PICTURE = tiny.picture(1)
@@ -231,7 +231,7 @@ def test_the_negative_prompt_changes_guided_pictures_only(pipeline: Any) -> None
 def test_uint8_pixels_round_as_diffusers_does() -> None:
     values = torch.linspace(-1.2, 1.2, 3 * 64 * 64).reshape(1, 3, 64, 64)
     expected = VaeImageProcessor().postprocess(values, output_type="pil")[0]
-    assert (to_uint8(values)[0] == expected).all()
+    assert (levels(values)[0].numpy() == expected).all()
 
 
 def _mixed(seed: int) -> Job:

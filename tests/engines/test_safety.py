@@ -32,24 +32,24 @@ def guarded(folder: Any) -> Lcm:
 def test_a_flagged_picture_is_black_and_says_so_and_its_neighbour_is_untouched(guarded: Lcm) -> None:
     flagged, fine = Job("the sea", 1, 64, 64, steps=1), Job("a red circle", 5, 64, 64, steps=1)
     rows = tiny.drawn(guarded, [flagged, fine])
-    black, picture = guarded.decode(rows)
+    files = [
+        guarded.encode(row, image, replace(row.job, format="png"))
+        for row, image in zip(rows, guarded.decode(rows), strict=True)
+    ]
+    assert [unsafe for _, unsafe in files] == [True, False]
+    black, picture = (np.asarray(tiny.opened(data)) for data, _ in files)
     assert not black.any()
     assert picture.any()
-    assert [
-        guarded.encode(row, image, row.job)[1] for row, image in zip(rows, (black, picture), strict=True)
-    ] == [
-        True,
-        False,
-    ]
     assert all(row.timings["safety"] > 0 for row in rows)
 
 
 def test_a_flagged_filling_shows_nothing_of_the_picture_around_it(guarded: Lcm) -> None:
-    job = Job("the sea", 1, 64, 64, mask_only=True, format="png")
-    job = replace(job, image=tiny.picture(1), mask=tiny.stencil((0, 0, 32, 32)))
+    flagged = Job("the sea", 1, 64, 64, steps=1)
+    (pixels,) = guarded.decode(tiny.drawn(guarded, [flagged]))
+    job = replace(flagged, image=tiny.picture(1), mask=tiny.stencil((0, 0, 32, 32)), mask_only=True)
+    job = replace(job, format="png")
     (row,) = tiny.drawn(guarded, [job])
-    row.unsafe = True
-    data, unsafe = guarded.encode(row, np.zeros((64, 64, 3), np.uint8), job)
+    data, unsafe = guarded.encode(row, pixels, job)
     assert unsafe
     assert not np.asarray(tiny.opened(data)).any()
 
@@ -67,5 +67,5 @@ def test_a_model_tells_whether_it_has_a_checker(guarded: Lcm, pipeline: Any) -> 
     without = pipeline()
     assert not without.models[0].safety
     rows = tiny.drawn(without, [replace(Job("", 0, 64, 64), safety=True)])
-    without.decode(rows)
+    assert not without.encode(rows[0], without.decode(rows)[0], rows[0].job)[1]
     assert "safety" not in rows[0].timings

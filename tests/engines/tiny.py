@@ -16,12 +16,27 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from engines.denoiser import LcmRow
 from engines.lcm import Lcm
@@ -30,6 +45,7 @@ from engines.messages import Job
 WORDS = ["a", "red", "green", "blue", "circle", "square", "on", "the", "sea", "night", "hill", "of"]
 SIDE = 64  # native pixels; latents are 8x8
 WIDTH = 64  # of the text embedding
+SECOND = 128  # of SDXL's second one
 
 
 def scramble(module: nn.Module, seed: int) -> None:
@@ -46,7 +62,7 @@ def scramble(module: nn.Module, seed: int) -> None:
                 parameter.copy_(0.1 * noise)
 
 
-def tokenizer() -> CLIPTokenizer:
+def tokenizer(**options: Any) -> CLIPTokenizer:
     """CLIP's byte-pair encoding with merges for WORDS only; other words fall into bytes."""
     vocabulary = [chr(code) for code in [*range(33, 127), *range(161, 173), *range(174, 256)]]
     vocabulary += [chr(256 + code) for code in range(256 - len(vocabulary))]
@@ -62,38 +78,80 @@ def tokenizer() -> CLIPTokenizer:
             parts[:2] = [pair]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     ids = {token: index for index, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77, **options)
 
 
-def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder(words: CLIPTokenizer, second: bool = False) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """`second`: that of SDXL, wider, deeper and with a projection of what it pools."""
+    width = SECOND if second else WIDTH
     config = CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3 if second else 2,
         num_attention_heads=4,
+        projection_dim=width,
+        hidden_act="gelu" if second else "quick_gelu",
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    model = CLIPTextModel(config)
-    scramble(model, seed=1)
+    model = (CLIPTextModelWithProjection if second else CLIPTextModel)(config)
+    scramble(model, seed=7 if second else 1)
     return model
 
 
-def unet(lcm: bool) -> UNet2DConditionModel:
-    """The block types of SD1.5, 16 cross-attentions; `lcm`: takes the guidance scale as an input."""
-    model = UNet2DConditionModel(
-        sample_size=SIDE // 8,
-        block_out_channels=(32, 64, 64, 64),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=8,
-        norm_num_groups=8,
-        time_cond_proj_dim=256 if lcm else None,
-    )
+SD15: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 8,
+    "norm_num_groups": 8,
+}
+SDXL: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "layers_per_block": 1,
+    "transformer_layers_per_block": (1, 1, 2),
+    "cross_attention_dim": WIDTH + SECOND,
+    "attention_head_dim": (2, 4, 4),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + SECOND,
+    "norm_num_groups": 8,
+}
+
+
+def unet(lcm: bool, xl: bool = False) -> UNet2DConditionModel:
+    """The block types of SD1.5 or SDXL; `lcm`: takes the guidance scale as an input."""
+    config = dict(SDXL if xl else SD15)
+    if xl:
+        config["up_block_types"] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+    cond = 256 if lcm else None
+    model = UNet2DConditionModel(sample_size=SIDE // 8, time_cond_proj_dim=cond, **config)
     scramble(model, seed=2)
     return model
+
+
+def controlnet(xl: bool = False, seed: int = 8) -> ControlNetModel:
+    """As trained: its outputs are not zero."""
+    embedding = {"conditioning_embedding_out_channels": (8, 8, 16, 16)}
+    model = ControlNetModel(**(SDXL if xl else SD15), **embedding)
+    scramble(model, seed)
+    return model.eval().requires_grad_(False)
+
+
+def image_keys(model: UNet2DConditionModel, seed: int = 9) -> dict[str, torch.Tensor]:
+    """The "ip_adapter" part of a published IP-Adapter."""
+    generator, state = Generator().manual_seed(seed), {}
+    names = [name for name in model.attn_processors if name.endswith("attn2.processor")]
+    for number, name in enumerate(names):
+        rows, columns = model.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
+        for part in ("k", "v"):
+            drawn = torch.randn(rows, columns, generator=generator) / math.sqrt(columns)
+            state[f"{2 * number + 1}.to_{part}_ip.weight"] = drawn
+    return state
 
 
 def tiny_vae() -> AutoencoderTiny:
@@ -108,14 +166,15 @@ def tiny_vae() -> AutoencoderTiny:
     return model
 
 
-def kl_vae() -> AutoencoderKL:
+def kl_vae(xl: bool = False) -> AutoencoderKL:
     model = AutoencoderKL(
         block_out_channels=(16, 16, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=4,
         latent_channels=4,
-        scaling_factor=0.18215,
+        scaling_factor=0.13025 if xl else 0.18215,
+        force_upcast=xl,
     )
     scramble(model, seed=4)
     return model
@@ -156,31 +215,41 @@ def build(
     folder: Path,
     *,
     lcm: bool = True,
+    xl: bool = False,
     vae: str = "tiny",
     prediction: str = "v_prediction",
     lora: bool = False,
     safety: bool = False,
+    beside: bool = False,
 ) -> Path:
-    """Write a model as `save_pretrained` would; `lora` puts an LCM-LoRA beside a base model.
+    """Write a model as `save_pretrained` would; `lora` puts an LCM-LoRA beside a base model, `beside` a tiny
+    VAE beside a large one.
 
     v_prediction keeps latents of a random UNet near unit variance; epsilon takes them to twenty times that.
     """
     words = tokenizer()
-    model = unet(lcm)
-    scheduler = (LCMScheduler if lcm else PNDMScheduler)(
+    model = unet(lcm, xl)
+    options: dict[str, Any] = {} if lcm else {"steps_offset": 1}
+    if not lcm and not xl:
+        options["skip_prk_steps"] = True
+    base = EulerDiscreteScheduler if xl else PNDMScheduler
+    scheduler = (LCMScheduler if lcm else base)(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction,
-        **({} if lcm else {"skip_prk_steps": True, "steps_offset": 1}),
+        **options,
     )
     parts: dict[str, Any] = {
         "text_encoder": text_encoder(words),
         "tokenizer": words,
         "unet": model,
-        "vae": tiny_vae() if vae == "tiny" else kl_vae(),
+        "vae": tiny_vae() if vae == "tiny" else kl_vae(xl),
         "scheduler": scheduler,
     }
+    if xl:
+        parts["tokenizer_2"] = tokenizer(pad_token="!")
+        parts["text_encoder_2"] = text_encoder(words, second=True)
     if safety:
         size = {"shortest_edge": 32}
         parts["safety_checker"] = safety_checker()
@@ -201,7 +270,12 @@ def build(
         index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     if not lcm:
         del index["requires_safety_checker"]
+    if xl:
+        index = {name: index[name] for name in ("_diffusers_version", *parts)}
+        index |= {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     (folder / "model_index.json").write_text(json.dumps(index))
+    if beside:
+        tiny_vae().save_pretrained(folder / "vae_tiny")
     if lora:
         (folder / "lcm_lora").mkdir()
         save_file(lora_kohya(model), folder / "lcm_lora" / "pytorch_lora_weights.safetensors")
