@@ -174,7 +174,7 @@ class Queue(Service):
             except Refusal as error:
                 raise options.wrong("query", "fal_webhook", f"the URL {error}") from None
         start_s = start_timeout_of(headers)
-        low, lifetime_s = options.low_priority(headers), lifecycle.of(headers).lifetime_s
+        low, wish = options.low_priority(headers), lifecycle.of(headers)
         payload = await input_of(self._gateway, request)
         return Order(
             id=request.state.request_id,
@@ -187,7 +187,8 @@ class Queue(Service):
             start_by=None if start_s is None else self._clock() + start_s,
             retry=options.retries(headers),
             store=options.stored(headers),
-            lifetime_s=lifetime_s or None,
+            lifetime_s=wish.lifetime_s or None,
+            acl=wish.acl.model_dump_json() if wish.acl else "",
             webhook=webhook,
         )
 

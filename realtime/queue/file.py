@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from realtime.queue.schema import SCHEMA, VERSION
+from realtime.queue.schema import SCHEMA, UPGRADES, VERSION
 
 BUSY_S = 5.0  # another program may hold the file so long
 FEWEST_PAGES = 64  # SQLite wants some for itself
@@ -52,7 +52,7 @@ class File:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         (version,) = run("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
+        if not 0 <= version <= VERSION:
             raise Unusable(
                 f"the queue's file {self._path} has version {version}, this server reads {VERSION}. "
                 "Move it away, or run the server it belongs to."
@@ -69,7 +69,7 @@ class File:
         run(f"PRAGMA max_page_count = {self._most}")
         with self.transaction():
             (version,) = run("PRAGMA user_version").fetchone()  # two servers may start at once
-            for statement in SCHEMA if version == 0 else ():
+            for statement in _steps(version):
                 run(statement)
             run(f"PRAGMA user_version = {VERSION}")
 
@@ -100,6 +100,15 @@ class File:
 
     def close(self) -> None:
         self.db.close()
+
+
+def _steps(version: int) -> Iterator[str]:
+    """What makes the newest of a file of this version; 0 is an empty one."""
+    if version == 0:
+        yield from SCHEMA
+        return
+    for older in range(version, VERSION):
+        yield from UPGRADES[older]
 
 
 def _unusable(path: Path, error: Exception) -> Unusable:

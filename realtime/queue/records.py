@@ -23,6 +23,7 @@ class Order:
     retry: bool = True
     store: bool = True
     lifetime_s: float | None = None  # of its pictures
+    acl: str = ""  # who may fetch them, a storage Acl in JSON; "" is whoever has the URL
     webhook: str = ""
 
     @property

@@ -1,6 +1,9 @@
 """The tables of the queue's file. Bodies are apart: SQLite writes a row again, whole, at every change."""
 
-VERSION = 1
+VERSION = 2
+
+# From each version to the next.
+UPGRADES = {1: ("ALTER TABLE requests ADD COLUMN acl TEXT NOT NULL DEFAULT ''",)}
 
 SCHEMA = (
     """
@@ -16,6 +19,7 @@ SCHEMA = (
         retry      INTEGER NOT NULL,
         store      INTEGER NOT NULL,
         lifetime_s REAL,
+        acl        TEXT NOT NULL DEFAULT '',          -- JSON; '' is for whoever has the URL
         webhook    TEXT NOT NULL,
         accepted   REAL NOT NULL,
         digest     BLOB NOT NULL,

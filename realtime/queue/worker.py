@@ -23,6 +23,7 @@ from realtime.queue.news import News, either
 from realtime.queue.records import CANCELLED, Claim, Ending, Note
 from realtime.run import OFF_LOOP, answer
 from realtime.service import Caller
+from realtime.storage.lifecycle import Acl
 from realtime.work import Line, Outcome, failed, line
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class Worker:
             lane="queue",
             start_timeout_s=start_s,
             lifetime_s=order.lifetime_s,
+            acl=Acl.model_validate_json(order.acl) if order.acl else None,
             on_line=lambda line: self._say(claim, line),
         )
 

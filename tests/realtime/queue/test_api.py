@@ -516,6 +516,28 @@ def test_pictures_are_urls_that_anybody_can_fetch_unless_asked_otherwise(queue: 
     assert (status, headers["content-type"], data[:2]) == (200, "image/jpeg", b"\xff\xd8")
 
 
+def test_who_asked_says_how_long_pictures_live_and_who_may_have_them(keyed_server: Server):
+    queue = Queue(keyed_server, key=KEY)
+
+    def kept(lifecycle: dict[str, Any]) -> str:
+        wish = json.dumps(lifecycle)
+        id = queue.submit(
+            {**SMALL, "prompt": "a", "sync_mode": False}, x_fal_object_lifecycle_preference=wish
+        )
+        queue.wait(id)
+        return urlsplit(queue.ask("GET", f"/requests/{id}")[2]["images"][0]["url"]).path
+
+    closed = kept({"initial_acl": {"default": "forbid", "rules": []}})
+    assert keyed_server.ask("GET", closed)[0] == 404
+    assert keyed_server.ask("GET", closed, headers={"Authorization": f"Key {KEY}"})[0] == 200
+    short, long = kept({"expiration_duration_seconds": 1}), kept({"expiration_duration_seconds": 3600})
+    until = time.monotonic() + 8
+    while keyed_server.ask("GET", short)[0] != 404:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert keyed_server.ask("GET", long)[0] == 200
+
+
 def test_ended_requests_are_forgotten_after_their_time():
     with serve(queue_keep_s=0.8) as server:
         queue = Queue(server)

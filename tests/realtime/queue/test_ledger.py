@@ -466,6 +466,20 @@ def test_a_file_of_another_version_is_refused(file: Path):
         Ledger(file)
 
 
+def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_is_in_it(file: Path):
+    ledger = Ledger(file)
+    submit(ledger, "a", "b")
+    ledger.close()
+    with sqlite3.connect(file) as db:
+        db.execute("ALTER TABLE requests DROP COLUMN acl")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    ledger = Ledger(file)
+    submit(ledger, "c")
+    claims = ledger.claim("me", 3, 0.0, 9.0)
+    assert [(claim.order.id, claim.order.acl) for claim in claims] == [("a", ""), ("b", ""), ("c", "")]
+
+
 def test_a_locked_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("realtime.queue.file.BUSY_S", 0.05)
     Ledger(file).close()
