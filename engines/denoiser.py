@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,28 @@ from torch import Tensor
 from engines import sampler
 from engines.backends import Backend
 from engines.backends.eager import Eager
-from engines.backends.program import Program, Shape, gather
+from engines.backends.program import CONTROL, TOKENS, Program, Shape, gather
+from engines.control import Control
 from engines.messages import Job
 from engines.pixels import Inputs
+from engines.text import Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as a prompt: tokens of an adapter's projection, in the UNet's dtype."""
+
+    tokens: Tensor  # [n, D]
+    negative: Tensor  # [n, D], what the adapter makes of no picture; read where guidance is classifier-free
+    strength: Tensor  # [1, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Pictures for ControlNets, one for each that the row's features name, sorted; in the UNet's dtype."""
+
+    pictures: Tensor  # [N, 3, H, W] in 0..1, at the drawn size
+    scales: Sequence[Tensor | None]  # of each step, [N]; None: not in this step
 
 
 @dataclass(eq=False, slots=True)
@@ -32,22 +51,26 @@ class LcmRow:
     noise: Sequence[Tensor]  # of each step, [C, h, w]
     still: Sequence[Tensor]  # of each step, [C, h, w]
     mask: Tensor  # [1, h, w]
-    embedding: Tensor  # [tokens, D]
-    negative: Tensor | None  # [tokens, D], for a row with classifier-free guidance
+    embedding: Embedding
+    negative: Embedding | None  # for a row with classifier-free guidance
     guidance: Tensor  # as Denoiser.guidance makes it
     timings: dict[str, float]
     clean: Tensor | None = None  # [C, h, w], what is kept where mask is 0
+    sizes: Tensor | None = None  # [6], as Batch.sizes; SDXL
+    features: tuple[str, ...] = ()  # of the lane, beside those of every call; as Shape.features
+    shown: Shown | None = None  # these two need a feature of the lane, and rows without them may share it
+    followed: Followed | None = None
     position: int = 0
-    unsafe: bool = False
 
 
 class Denoiser:
-    def __init__(self, unet: Any, scheduler: Any) -> None:
-        """unet: diffusers' UNet2DConditionModel on its device. scheduler: an LCMScheduler, read only."""
+    def __init__(self, unet: Any, scheduler: Any, nets: Mapping[str, Control] | None = None) -> None:
+        """unet: diffusers' UNet2DConditionModel on its device. scheduler: an LCMScheduler, read only.
+        nets: ControlNets by name."""
         config = scheduler.config
         self.unet = unet
         clip = config.clip_sample_range if config.clip_sample else None
-        self.program = Program(unet, config.prediction_type, clip)
+        self.program = Program(unet, config.prediction_type, clip, nets)
         self.backend: Backend = Eager(self.program)
         self.original_steps: int = config.original_inference_steps
         self.table = sampler.tables(scheduler.alphas_cumprod, config.timestep_scaling)
@@ -63,6 +86,16 @@ class Denoiser:
             return torch.full((1, 1, 1), scale, device=device)
         return sampler.guidance_embedding(scale, size).to(device, self.program.dtype)
 
+    def sizes(self, width: int, height: int) -> Tensor | None:
+        """What a row of SDXL carries of its size, [6] on the device: nothing cropped, nothing resized.
+
+        Podell et al. 2023 (arXiv 2307.01952), 2.2; the defaults of StableDiffusionXLPipeline.
+        """
+        if not self.program.xl:
+            return None
+        told = [height, width, 0, 0, height, width]
+        return torch.tensor(told, dtype=torch.float32, device=self.program.device)
+
     @torch.inference_mode()
     def advance(self, rows: Sequence[LcmRow], slots: int) -> None:
         """One UNet call, in at least `slots` places: rows, unconditional halves of guided rows, padding.
@@ -70,31 +103,73 @@ class Denoiser:
         Padding repeats the first row, which costs nothing to assemble and cannot be NaN alone. It
         influences nobody: no operation of the UNet looks across the batch.
         """
-        count = len(rows)
         guided = [row for row in rows if row.negative is not None]
-        padding = max(0, slots - count - len(guided))
+        padding = max(0, slots - len(rows) - len(guided))
         places = [*rows, *guided, *[rows[0]] * padding]
-        texts = [row.embedding for row in rows] + [row.negative for row in guided if row.negative is not None]
-        texts += [rows[0].embedding] * padding
-        pairs = None
+        halves = range(len(rows), len(rows) + len(guided))  # the unconditional ones
+        read = [row.negative if at in halves else row.embedding for at, row in enumerate(places)]
+        columns: dict[str, Any] = {
+            "latents": [row.latents for row in places],
+            "coefficients": [row.coefficients[row.position] for row in places],
+            "text": [words.text for words in read],
+            "guidance": [row.guidance for row in places],
+            "noise": [row.noise[row.position] for row in places],
+            "still": [row.still[row.position] for row in places],
+            "mask": [row.mask for row in places],
+        }
         if self.program.embedding is None:
-            other = iter(range(count, count + len(guided)))
+            other = iter(halves)
             pairs = [at if row.negative is None else next(other) for at, row in enumerate(rows)]
-            pairs += range(count, len(places))
-        columns = (
-            [row.latents for row in places],
-            [row.coefficients[row.position] for row in places],
-            texts,
-            [row.guidance for row in places],
-            [row.noise[row.position] for row in places],
-            [row.still[row.position] for row in places],
-            [row.mask for row in places],
+            columns["pairs"] = [*pairs, *range(len(rows), len(places))]
+        if self.program.xl:
+            columns["pooled"] = [words.pooled for words in read]
+            columns["sizes"] = [row.sizes for row in places]
+        features = {*self.program.features}
+        if any(row.shown is not None for row in rows):
+            features |= {name for name in rows[0].features if name.startswith(TOKENS)}
+            columns |= self._shown(places, halves)
+        held = [at for at, row in enumerate(places[: halves.stop]) if follows(row)]
+        if held:
+            features |= {name for name in rows[0].features if name.startswith(CONTROL)}
+            columns |= self._followed(places, held)
+        shape = Shape(
+            len(places),
+            *rows[0].latents.shape,
+            *rows[0].embedding.text.shape,
+            features=tuple(sorted(features)),
+            controlled=len(columns.get("held", ())),
         )
-        shape = self.shape(rows[0], len(places))
-        advanced = self.backend.step(shape, gather(columns, pairs, self.backend.slots(shape)))
+        advanced = self.backend.step(shape, gather(columns, self.backend.slots(shape)))
         for row, latent in zip(rows, advanced.unbind(), strict=False):  # the other places are nobody's
             row.latents = latent
             row.position += 1
 
-    def shape(self, row: LcmRow, places: int) -> Shape:
-        return Shape(places, *row.latents.shape, *row.embedding.shape, self.program.features)
+    def _shown(self, places: Sequence[LcmRow], halves: range) -> dict[str, Any]:
+        """Tokens and their strength for every place, zero where no picture is shown."""
+        some = next(row.shown for row in places if row.shown is not None)
+        blank = Shown(*(torch.zeros_like(part) for part in (some.tokens, some.negative, some.strength)))
+        shown = [row.shown or blank for row in places]
+        tokens = [one.negative if at in halves else one.tokens for at, one in enumerate(shown)]
+        return {"tokens": tokens, "strength": [one.strength for one in shown]}
+
+    def _followed(self, places: Sequence[LcmRow], held: list[int]) -> dict[str, Any]:
+        """What ControlNets need: pictures of the places `held`, and for every place its scales, zero for the
+        others. The sub-batch comes in few sizes, so that each can be compiled or captured: it is filled up by
+        repeating its first place, whose second answer nobody holds.
+        """
+        size = min(1 << (len(held) - 1).bit_length(), len(places))
+        mine = {at: number for number, at in enumerate(held)}
+        held = held + held[:1] * (size - len(held))
+        scales = [row.followed.scales[row.position] if row.followed else None for row in places]
+        none = torch.zeros_like(scales[held[0]])
+        return {
+            "pictures": [places[at].followed.pictures for at in held],
+            "scales": [scales[at] if at in mine else none for at in range(len(places))],
+            "held": held,
+            "holders": [mine.get(at, 0) for at in range(len(places))],
+        }
+
+
+def follows(row: LcmRow) -> bool:
+    """Whether a ControlNet acts on the row's next step."""
+    return row.followed is not None and row.followed.scales[row.position] is not None

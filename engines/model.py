@@ -11,11 +11,17 @@ import torch
 
 from engines.hub import Report, Unloadable, download, find
 
-LCM_LORA = "latent-consistency/lcm-lora-sdv1-5"
-TINY_VAE = "madebyollin/taesd"
+KINDS = ("sdv1-5", "sdxl")
+LCM_LORA = {
+    "sdv1-5": "latent-consistency/lcm-lora-sdv1-5",
+    "sdxl": "latent-consistency/lcm-lora-sdxl",
+}
+TINY_VAE = {"sdv1-5": "madebyollin/taesd", "sdxl": "madebyollin/taesdxl"}
 CARD = "realtime.json"  # beside model_index.json: what weights cannot tell, {"native", "smallest", "largest"}
 NEEDED = ("text_encoder", "tokenizer", "unet", "vae", "scheduler")
-PARTS = (*NEEDED, "safety_checker", "feature_extractor", "lcm_lora", "vae_tiny")  # folders that are read
+SECOND = ("text_encoder_2", "tokenizer_2")  # SDXL needs them, too
+# Folders that are read.
+PARTS = (*NEEDED, *SECOND, "safety_checker", "feature_extractor", "lcm_lora", "vae_tiny")
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,9 @@ class Weights:
     """A loaded model. Modules are in eval mode on their device; `scheduler` is an LCMScheduler's config."""
 
     name: str
-    tokenizer: Any
-    text_encoder: Any
+    kind: str  # as messages.Model
+    encoders: tuple[tuple[Any, Any], ...]  # tokenizer and text encoder; SDXL has two of each
+    blank: bool  # no negative prompt is zeros, as engines.text.Text
     unet: Any
     vae: Any
     vae_tiny: Any | None  # for previews, if `vae` is a large one and the model's folder has a tiny one
@@ -50,7 +57,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     """
     folder = find(name, [*(f"{part}/*" for part in PARTS), "model_index.json", CARD], report)
     index = _json(folder / "model_index.json")
-    _refuse_other_layouts(name, index, folder)
+    kind = _kind(name, index, folder)
 
     import diffusers  # here and not above: seconds of import, which `report` has announced
     import transformers
@@ -61,10 +68,9 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
         library.utils.logging.disable_progress_bar()
 
     report("load", 0, 4, "text encoder")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    text_encoder = transformers.CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype, variant=_variant(folder / "text_encoder")
-    )
+    encoders = [_encoder(transformers.CLIPTextModel, folder, "", dtype)]
+    if kind == "sdxl":
+        encoders.append(_encoder(transformers.CLIPTextModelWithProjection, folder, "_2", dtype))
     scheduler = diffusers.LCMScheduler.from_pretrained(folder / "scheduler")
     if scheduler.config.thresholding:
         raise Unloadable(f"{name} asks for dynamic thresholding, which latent consistency models do not use")
@@ -74,11 +80,11 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
         folder / "unet", torch_dtype=dtype, variant=_variant(folder / "unet")
     )
     if unet.config.time_cond_proj_dim is None:
-        _fuse_lora(name, unet, index, folder, lora, report)
+        _fuse_lora(name, kind, unet, index, folder, lora, report)
 
     report("load", 2, 4, "VAE")
-    vae_folder = _vae_folder(name, folder, vae, report)
-    autoencoder = _autoencoder(name, vae_folder, dtype)
+    vae_folder = _vae_folder(name, kind, folder, vae, report)
+    autoencoder = _autoencoder(name, vae_folder, _vae_dtype(kind, vae_folder, device, dtype))
     beside = folder / "vae_tiny"
     glance = beside.is_dir() and isinstance(autoencoder, diffusers.AutoencoderKL)
     tiny = _autoencoder(name, beside, dtype) if glance else None
@@ -91,14 +97,15 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     native = int(card.get("native", unet.config.sample_size * scale))
     for module in filter(None, (unet, autoencoder, tiny)):
         module.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    for module in (text_encoder, checker):
+    for module in (*(encoder for _, encoder in encoders), checker):
         if module is not None:
             module.to(device=device).eval().requires_grad_(False)
     report("load", 4, 4, "")
     return Weights(
         name=Path(name).name if Path(name).expanduser().is_dir() else name,  # users see it; no paths
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
+        kind=kind,
+        encoders=tuple(encoders),
+        blank=kind == "sdxl" and bool(index.get("force_zeros_for_empty_prompt", True)),
         unet=unet,
         vae=autoencoder,
         vae_tiny=tiny,
@@ -113,23 +120,43 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     )
 
 
-def _refuse_other_layouts(name: str, index: dict[str, Any], folder: Path) -> None:
+def _kind(name: str, index: dict[str, Any], folder: Path) -> str:
+    """Which of KINDS it is. Raises Unloadable for what looks like one of them and is not."""
     unet = _json(folder / "unet" / "config.json")
-    if "text_encoder_2" in index or unet.get("addition_embed_type") == "text_time":
-        raise Unloadable(f"{name} is an SDXL model; this engine draws models of the SD1.5 layout")
     if unet.get("in_channels", 4) != 4:
         raise Unloadable(
             f"{name} has a UNet of {unet['in_channels']} input channels; inpainting here blends with a mask "
             "and takes an ordinary model of 4"
         )
-    missing = [part for part in NEEDED if not (folder / part).is_dir()]
+    added = unet.get("addition_embed_type")
+    if added not in (None, "text_time"):
+        raise Unloadable(
+            f"{name} has a UNet with conditions of kind {added}; SD1.5 and SDXL can be drawn with"
+        )
+    if index.get("requires_aesthetics_score"):
+        raise Unloadable(f"{name} is an SDXL refiner, which draws nothing by itself")
+    kind = "sdv1-5" if added is None else "sdxl"
+    wanted = NEEDED if kind == "sdv1-5" else (*NEEDED, *SECOND)
+    missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
         raise Unloadable(f"{name} lacks the folders {', '.join(missing)}")
+    return kind
 
 
-def _fuse_lora(name: str, unet: Any, index: dict[str, Any], folder: Path, lora: str, report: Report) -> None:
+def _encoder(layout: Any, folder: Path, number: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(tokenizer, text encoder)"""
+    from transformers import CLIPTokenizer
+
+    weights = folder / f"text_encoder{number}"
+    encoder = layout.from_pretrained(weights, dtype=dtype, variant=_variant(weights))
+    return CLIPTokenizer.from_pretrained(folder / f"tokenizer{number}"), encoder
+
+
+def _fuse_lora(
+    name: str, kind: str, unet: Any, index: dict[str, Any], folder: Path, lora: str, report: Report
+) -> None:
     """Make a base model a consistency model. A folder saved with an LCMScheduler has it fused already."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loras
+    from diffusers import loaders
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     inside = folder / "lcm_lora"
@@ -141,8 +168,12 @@ def _fuse_lora(name: str, unet: Any, index: dict[str, Any], folder: Path, lora: 
     elif index.get("scheduler", ["", ""])[1] == "LCMScheduler":
         return
     else:
-        source = download(LCM_LORA, ["*.safetensors"], report)
-    state, alphas = Loras.lora_state_dict(str(source))
+        source = download(LCM_LORA[kind], ["*.safetensors"], report)
+    if kind == "sdxl":
+        Loras: Any = loaders.StableDiffusionXLLoraLoaderMixin
+    else:
+        Loras = loaders.StableDiffusionLoraLoaderMixin
+    state, alphas = Loras.lora_state_dict(str(source), unet_config=unet.config)
     wanted = sum(key.startswith("unet.") and (".lora_A." in key or "lora.down." in key) for key in state)
     try:
         Loras.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
@@ -156,7 +187,7 @@ def _fuse_lora(name: str, unet: Any, index: dict[str, Any], folder: Path, lora: 
     unet.unload_lora()
 
 
-def _vae_folder(name: str, folder: Path, wanted: str, report: Report) -> Path:
+def _vae_folder(name: str, kind: str, folder: Path, wanted: str, report: Report) -> Path:
     own = folder / "vae"
     tiny = _json(own / "config.json")["_class_name"] == "AutoencoderTiny"
     if wanted == "auto" or (wanted == "tiny") == tiny:
@@ -164,7 +195,20 @@ def _vae_folder(name: str, folder: Path, wanted: str, report: Report) -> Path:
     if wanted == "full":
         raise Unloadable(f"{name} has a tiny VAE only; start with vae=auto")
     beside = folder / "vae_tiny"
-    return beside if beside.is_dir() else download(TINY_VAE, ["*.safetensors", "*.json"], report)
+    return beside if beside.is_dir() else download(TINY_VAE[kind], ["*.safetensors", "*.json"], report)
+
+
+def _vae_dtype(kind: str, folder: Path, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """SDXL's own autoencoder leaves the range of fp16 and paints black; its config says so.
+
+    bfloat16 has the range, and its rounding is below a level of 255; a GPU without it takes float32.
+    """
+    config = _json(folder / "config.json")
+    overflows = config["_class_name"] == "AutoencoderKL" and config.get("force_upcast", True)
+    if not (kind == "sdxl" and overflows and dtype == torch.float16):
+        return dtype
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32
 
 
 def _autoencoder(name: str, folder: Path, dtype: torch.dtype) -> Any:

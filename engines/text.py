@@ -1,4 +1,4 @@
-"""Prompts to embeddings, as `StableDiffusionPipeline.encode_prompt` does it.
+"""Prompts to embeddings, as diffusers' pipelines for SD1.5 and SDXL encode them.
 
 Own code because diffusers 0.42 with transformers >= 5.6 cannot (huggingface/diffusers#14124), and to
 keep what was encoded: a session that draws sends the same prompt with every frame.
@@ -7,7 +7,8 @@ keep what was encoded: a session that draws sends the same prompt with every fra
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,35 +16,74 @@ from torch import Tensor
 from engines.cache import Cache
 
 
+class Embedding(NamedTuple):
+    """What a UNet reads of a prompt, on its device and in its dtype. Shared: never write to it."""
+
+    text: Tensor  # [tokens, D]
+    pooled: Tensor | None = None  # [P], of SDXL's second encoder
+
+    def zeros(self) -> Embedding:
+        return Embedding(*(None if part is None else torch.zeros_like(part) for part in self))
+
+    @property
+    def nbytes(self) -> int:
+        return self.text.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+
 class Text:
-    def __init__(self, tokenizer: Any, encoder: Any, cache: Cache[Tensor]) -> None:
-        """tokenizer, encoder: transformers' CLIPTokenizer and CLIPTextModel, the latter on its device."""
-        self.tokenizer, self.encoder, self.cache = tokenizer, encoder, cache
-        self.attends_to_padding = not getattr(encoder.config, "use_attention_mask", False)
+    def __init__(
+        self,
+        encoders: Sequence[tuple[Any, Any]],
+        cache: Cache[Embedding],
+        blank: bool = False,
+    ) -> None:
+        """encoders: transformers' CLIPTokenizer and CLIPTextModel, the latter on its device; SDXL has two
+        pairs, and its second model is a CLIPTextModelWithProjection.
 
-    def embed(self, prompt: str, timings: dict[str, float]) -> Tensor:
-        """[tokens, D] on the encoder's device and in its dtype; the prompt is cut at the model's length.
-
-        Adds the seconds it took to timings["text"]. The tensor is shared, never write to it.
+        blank: no negative prompt is all zeros, not the empty prompt (force_zeros_for_empty_prompt).
         """
+        self.encoders, self.cache, self.blank = list(encoders), cache, blank
+
+    def embed(self, prompt: str, timings: dict[str, float], negative: bool = False) -> Embedding:
+        """The prompt is cut at the model's length. Adds the seconds it took to timings["text"]."""
         began = time.perf_counter()
-        embedding = self.cache.get(prompt)
+        key = prompt, negative and not prompt and self.blank
+        embedding = self.cache.get(key)
         if embedding is None:
             embedding = self._encode(prompt)
-            self.cache.put(prompt, embedding, embedding.nbytes)
+            if key[1]:
+                embedding = Embedding(
+                    *(None if part is None else torch.zeros_like(part) for part in embedding)
+                )
+            self.cache.put(key, embedding, embedding.nbytes)
         timings["text"] = timings.get("text", 0.0) + time.perf_counter() - began
         return embedding
 
-    def _encode(self, prompt: str) -> Tensor:
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        device = self.encoder.device
-        attention = None if self.attends_to_padding else tokens.attention_mask.to(device)
-        with torch.inference_mode():
-            hidden: Tensor = self.encoder(tokens.input_ids.to(device), attention_mask=attention)[0]
-        return hidden[0].to(self.encoder.dtype)
+    @torch.inference_mode()
+    def _encode(self, prompt: str) -> Embedding:
+        if len(self.encoders) == 1:
+            tokenizer, encoder = self.encoders[0]
+            ids, attention = _tokens(tokenizer, encoder, prompt)
+            hidden: Tensor = encoder(ids, attention_mask=attention)[0]
+            return Embedding(hidden[0].to(encoder.dtype))
+        # Podell et al. 2023 (arXiv 2307.01952): what the last layer but one of each says, side by side.
+        texts = []
+        for tokenizer, encoder in self.encoders:
+            ids, _ = _tokens(tokenizer, encoder, prompt)
+            told = encoder(ids, output_hidden_states=True)
+            texts.append(told.hidden_states[-2])
+        pooled: Tensor = told.text_embeds[0]
+        return Embedding(torch.cat(texts, dim=-1)[0], pooled)
+
+
+def _tokens(tokenizer: Any, encoder: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
+    """(ids [1, tokens], attention mask or None for the encoders that look at padding, as CLIP's do)."""
+    found = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    masks = getattr(encoder.config, "use_attention_mask", False)
+    return found.input_ids.to(encoder.device), found.attention_mask.to(encoder.device) if masks else None

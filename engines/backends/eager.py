@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from engines.backends.program import Batch, Program, Shape, Step
@@ -14,14 +15,18 @@ class Eager:
         self._program = program
 
     def program(self, shape: Shape) -> Step:
-        return self._program
+        return self._program.of(shape)
 
     def slots(self, shape: Shape) -> Batch | None:
         return None
 
     def step(self, shape: Shape, batch: Batch) -> Tensor:
-        advanced: Tensor = self._program(*batch)
+        advanced: Tensor = self._program.of(shape)(*batch)
         return advanced
+
+    def warm(self, shape: Shape, build: bool = True) -> None:
+        with torch.inference_mode():
+            self.step(shape, self._program.of(shape).sample(shape))
 
     def relieve(self) -> None: ...
 

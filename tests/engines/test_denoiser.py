@@ -35,8 +35,8 @@ def by_hand(denoiser: Denoiser, rows: Sequence[LcmRow], places: int) -> list[Ten
     guided = [row for row in rows if row.negative is not None]
     padding = [rows[0]] * (places - len(rows) - len(guided))
     batch = [*rows, *guided, *padding]
-    texts = [row.embedding for row in rows] + [row.negative for row in guided]
-    texts += [row.embedding for row in padding]
+    texts = [row.embedding.text for row in rows] + [row.negative.text for row in guided if row.negative]
+    texts += [row.embedding.text for row in padding]
     embeds = denoiser.program.embedding is not None
     output = denoiser.unet(
         torch.stack([row.latents for row in batch]),

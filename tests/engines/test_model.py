@@ -35,11 +35,44 @@ def copy(folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     return lambda **options: Path(shutil.copytree(folder(**options), tmp_path / "copy"))
 
 
-def test_an_sdxl_model_is_refused_by_name(copy: Callable[..., Path]) -> None:
+def test_an_sdxl_model_is_known_by_its_unet(folder: Callable[..., Path]) -> None:
+    found = load(folder(xl=True))
+    assert (found.kind, len(found.encoders), found.blank) == ("sdxl", 2, True)
+    plain = load(folder())
+    assert (plain.kind, len(plain.encoders), plain.blank) == ("sdv1-5", 1, False)
+
+
+def test_an_sdxl_model_without_its_second_encoder_is_refused_by_name(copy: Callable[..., Path]) -> None:
     folder = copy()
     changed(folder / "unet" / "config.json", addition_embed_type="text_time")
-    with pytest.raises(model.Unloadable, match="is an SDXL model"):
+    with pytest.raises(model.Unloadable, match="lacks the folders text_encoder_2, tokenizer_2"):
         load(folder)
+
+
+def test_what_only_looks_like_sdxl_is_refused(copy: Callable[..., Path]) -> None:
+    folder = copy(xl=True)
+    changed(folder / "model_index.json", requires_aesthetics_score=True)
+    with pytest.raises(model.Unloadable, match="is an SDXL refiner"):
+        load(folder)
+    changed(folder / "unet" / "config.json", addition_embed_type="text_image")
+    with pytest.raises(model.Unloadable, match="conditions of kind text_image"):
+        load(folder)
+
+
+def test_sdxls_own_autoencoder_is_kept_out_of_half_precision(
+    folder: Callable[..., Path], copy: Callable[..., Path]
+) -> None:
+    def dtype(path: Path, asked: torch.dtype) -> torch.dtype:
+        return model.load(str(path), CPU, asked, "auto", "", lambda *_: None).vae.dtype
+
+    own = folder(xl=True, vae="kl")
+    assert dtype(own, torch.float16) == torch.float32
+    assert dtype(own, torch.bfloat16) == torch.bfloat16
+    assert dtype(folder(xl=True), torch.float16) == torch.float16, "a tiny one does not overflow"
+    assert dtype(folder(vae="kl"), torch.float16) == torch.float16, "nor does that of SD1.5"
+    fixed = copy(xl=True, vae="kl")
+    changed(fixed / "vae" / "config.json", force_upcast=False)
+    assert dtype(fixed, torch.float16) == torch.float16
 
 
 def test_an_inpainting_unet_of_nine_channels_is_refused(copy: Callable[..., Path]) -> None:
@@ -117,8 +150,9 @@ def test_the_tiny_vae_beside_the_full_one_is_taken_on_request(
 # ---- LCM-LoRA ----
 
 
-def test_a_lora_is_fused_and_its_layers_are_gone(folder: Callable[..., Path]) -> None:
-    path = folder(lcm=False, lora=True)
+@pytest.mark.parametrize("xl", [False, True])
+def test_a_lora_is_fused_and_its_layers_are_gone(folder: Callable[..., Path], xl: bool) -> None:
+    path = folder(lcm=False, lora=True, **({"xl": True} if xl else {}))
     fused = load(path).unet
     base = UNet2DConditionModel.from_pretrained(path / "unet")
     assert {type(layer) for layer in fused.modules()} == {type(layer) for layer in base.modules()}

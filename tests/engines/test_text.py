@@ -20,13 +20,14 @@ def test_embeddings_are_those_of_encode_prompt(folder: Any, pipeline: Any, promp
         pipe = LatentConsistencyModelPipeline.from_pretrained(folder(), safety_checker=None)
         expected, _ = pipe.encode_prompt(prompt, "cpu", 1, False)
     embedding = pipeline().text.embed(prompt, {})
-    assert embedding.shape == (77, 64)
-    assert torch.equal(embedding, expected[0])
+    assert embedding.text.shape == (77, 64)
+    assert torch.equal(embedding.text, expected[0])
+    assert embedding.pooled is None
 
 
 def test_a_prompt_is_encoded_once_and_its_time_is_told(pipeline: Any) -> None:
     text = pipeline().text
-    fresh = Text(text.tokenizer, text.encoder, Cache(10**6))
+    fresh = Text(text.encoders, Cache(10**6))
     first: dict[str, float] = {}
     again: dict[str, float] = {}
     assert fresh.embed("the sea", first) is fresh.embed("the sea", again)
