@@ -129,13 +129,11 @@ def _kind(name: str, index: dict[str, Any], folder: Path) -> str:
             "and takes an ordinary model of 4"
         )
     added = unet.get("addition_embed_type")
-    if added not in (None, "text_time"):
-        raise Unloadable(
-            f"{name} has a UNet with conditions of kind {added}; SD1.5 and SDXL can be drawn with"
-        )
+    if added not in (None, "text", "text_time"):
+        raise Unloadable(f"{name} has a UNet that asks for {added}; this engine has text, and sizes for SDXL")
     if index.get("requires_aesthetics_score"):
         raise Unloadable(f"{name} is an SDXL refiner, which draws nothing by itself")
-    kind = "sdv1-5" if added is None else "sdxl"
+    kind = "sdxl" if added == "text_time" else "sdv1-5"
     wanted = NEEDED if kind == "sdv1-5" else (*NEEDED, *SECOND)
     missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
