@@ -116,3 +116,31 @@ def summary(frames: Sequence[Frame], *, sessions: int, seconds: float, slo_s: fl
         # Of the share of its own demand each session got: Poisson sessions do not ask for the same number.
         "jain": round(jain([len(mine) / asked[s] for s, mine in enumerate(by_session) if asked[s]]), 4),
     }
+
+
+def wilson(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval that covers a share 95 % of the time, honest at 0 and 1 too; (0, 1) of nothing.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209-212.
+    """
+    if asked == 0:
+        return 0.0, 1.0
+    share, squared = right / asked, z * z / asked
+    middle = (share + squared / 2) / (1 + squared)
+    half = z * math.sqrt(share * (1 - share) / asked + squared / (4 * asked)) / (1 + squared)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation, ties sharing their mean rank; nan where either is constant or shorter than two."""
+    ranks = [_ranks(first), _ranks(second)]
+    means = [sum(rank) / len(rank) if rank else 0.0 for rank in ranks]
+    a, b = ([value - mean for value in rank] for rank, mean in zip(ranks, means, strict=True))
+    spread = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / spread if spread else math.nan
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    first = {value: at for at, value in reversed(list(enumerate(ordered)))}
+    return [first[value] + (ordered.count(value) - 1) / 2 for value in values]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bench.figures import Frame, jain, misplaced, percentile, summary
+from bench.figures import Frame, jain, misplaced, percentile, spearman, summary, wilson
 
 
 def frame(session: int, number: int, due: float, latency: float = math.nan, **given) -> Frame:
@@ -86,3 +86,30 @@ def test_fairness_is_of_the_share_of_its_own_demand_a_session_got():
     assert summary(served, sessions=2, seconds=4, slo_s=1)["jain"] == 1.0
     starved = [frame(0, n, n, 0.1) for n in range(4)] + [frame(1, n, n) for n in range(4)]
     assert summary(starved, sessions=2, seconds=4, slo_s=1)["jain"] == 0.5
+
+
+def test_wilson_agrees_with_the_published_intervals():
+    """Newcombe 1998, Statist. Med. 17, table I, method 3."""
+    for right, asked, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson(right, asked) == pytest.approx((low, high), abs=6e-5)
+    assert wilson(29, 29)[1] == 1.0
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_spearman_sees_order_alone():
+    assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1.0)
+    assert spearman([1, 2, 3, 4], [9, 7, 5, 1]) == pytest.approx(-1.0)
+    # One swap of neighbours among nine: 1 - 6 * 2 / (9 * 80)
+    assert spearman(range(9), [0, 1, 2, 4, 3, 5, 6, 7, 8]) == pytest.approx(1 - 12 / 720)
+
+
+def test_spearman_shares_ranks_among_ties_and_needs_two_orders():
+    assert spearman([1, 2, 2, 3], [1, 2, 2, 3]) == pytest.approx(1.0)
+    assert spearman([1, 2, 3], [1, 1, 2]) == pytest.approx(math.sqrt(3) / 2)
+    assert math.isnan(spearman([1, 2, 3], [5, 5, 5]))
+    assert math.isnan(spearman([], []))
