@@ -1,7 +1,8 @@
-"""`python -m bench load|gateway|queue|engine|goodput --quick --json FILE`: the lab. Alone: all, quickly.
+"""`python -m bench load|gateway|queue|engine|goodput|embedded --quick --json FILE`: the lab.
 
-Full runs of gateway, queue, engine and goodput replace their tables in bench/README.md and their files in
-bench/results; `--quick` ones only print. Each takes less than three minutes.
+Alone: all but embedded, quickly. Full runs of gateway, queue, engine, goodput and embedded replace their
+tables in bench/README.md and their files in bench/results; `--quick` ones only print. Each takes less than
+three minutes; embedded, the exam of the embedded model, takes longer.
 """
 
 from __future__ import annotations
@@ -106,6 +107,25 @@ def goodput(quick: Quick = False, json: Json = None) -> None:
     from bench.goodput import figures
 
     _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def embedded(
+    model: Annotated[str, typer.Option(help="As of `realtime serve`.")] = "embedded",
+    pictures: Annotated[
+        str, typer.Option(help="server; renders or codec judge the judge instead, with no model at all")
+    ] = "server",
+    size: Annotated[int, typer.Option(help="Pixels, square; 0 is the model's own.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the contact sheets.")] = Path("build/exam"),
+    quick: Quick = False,
+    json: Json = None,
+) -> None:
+    """The exam: do pictures show what their captions say, ordinary ones and never trained combinations?"""
+    from bench.embedded import FULL, QUICK, figures
+
+    publish = not quick and pictures == "server" and model == "embedded"
+    counts = QUICK if quick else FULL
+    _run(lambda tick: figures(model, pictures, size, out, counts, tick), publish=publish, json=json)
 
 
 def _run(work: Callable[[Tick], report.Result], *, publish: bool, json: Path | None) -> None:
