@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import sys
 import time
 from typing import Any, Protocol, cast
 
@@ -74,6 +75,8 @@ class Frames(WebSocketsSansIOProtocol):
         self._joined: bytes | str | None = None  # a message the core has put together, not heard yet
         self._began: float | None = None  # when the message at hand did
         self._scheduled = False
+        self._at_rest = False  # all is parsed and heard, to the last byte
+        self._max_size = self.config.ws_max_size or sys.maxsize
 
     # ---- for the listener ----
 
@@ -131,12 +134,14 @@ class Frames(WebSocketsSansIOProtocol):
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
         self._arrived = time.monotonic()
-        if not self._scheduled:
+        if self._at_rest and not self._held and self._frame() and self._at == len(data):
+            self._data, self._at = b"", 0  # one whole message, as nearly always
+        elif not self._scheduled:
             self._parse()
 
     def _parse(self) -> None:
         """Frames until a turn's time is over, or somebody is behind."""
-        self._scheduled = False
+        self._scheduled = self._at_rest = False
         until = time.monotonic() + TURN_S
         while (self._at < len(self._data) or self._joined is not None) and not self.transport.is_closing():
             if self._must_wait():
@@ -156,6 +161,7 @@ class Frames(WebSocketsSansIOProtocol):
                 return
         if self._at == len(self._data):
             self._data, self._at = b"", 0  # a socket at rest holds no frame
+            self._at_rest = not self._rest
         if self.read_paused and not self.transport.is_closing():
             self.read_paused = False
             self.transport.resume_reading()
@@ -189,7 +195,7 @@ class Frames(WebSocketsSansIOProtocol):
             first in (BINARY, TEXT)
             and end <= len(data)
             and data[at + 1] & 0x80
-            and size <= self.config.ws_max_size
+            and size <= self._max_size
             and not self.frames  # no fragmented message is under way
             and self.conn.state is State.OPEN
         ):
