@@ -38,12 +38,14 @@ def decode(data: bytes | str) -> Message:
     returns a string.
     Raises BadFrame with what is wrong and the limit crossed, never with content.
     """
-    if isinstance(data, str):
+    if isinstance(data, bytes):
+        if (plain := _plain(data)) is not None:
+            return plain
+        value = _msgpack(data)
+    else:
         value = _json(data)
         if isinstance(value, str):
             value = _json(value)
-    else:
-        value = _msgpack(data)
     if not isinstance(value, dict):
         raise BadFrame(f"a message must be a map, this one is {_KINDS.get(type(value), 'something else')}")
     # UTF-8 has no surrogates: half a pair can only come out of a JSON escape.
@@ -59,6 +61,7 @@ def encode(message: Message, *, binary: bool) -> bytes | str:
 
 
 _pack = msgspec.msgpack.Encoder().encode  # a quarter of msgpack's time
+_unpack = msgspec.msgpack.Decoder(Message).decode
 
 _KINDS: dict[type, str] = {
     type(None): "null",
@@ -76,6 +79,33 @@ def _describe(value: object) -> str:
 
 
 # ---- msgpack ----
+
+_SCALARS = frozenset({type(None), bool, int, str, bytes})
+
+
+def _plain(data: bytes) -> Message | None:
+    """The map in an ordinary message, in half the time; None if there is anything to look at closely.
+
+    msgspec keeps the last of two equal keys. A map that names one twice therefore packs shorter than it
+    came, unless something in it packs longer, which only a float32 does; and so does one that was not
+    packed as small as can be, which fal's clients do.
+    """
+    if len(data) > MAX_NODES or b"\xca" in data:
+        return None
+    try:
+        message = _unpack(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    for value in message.values():
+        kind = type(value)
+        if kind in _SCALARS or (kind is float and math.isfinite(value)):
+            continue
+        if kind is not dict:
+            return None
+        for key, inner in value.items():
+            if type(key) is not str or type(inner) not in _SCALARS:
+                return None
+    return message if len(_pack(message)) == len(data) else None
 
 
 class _Nodes:

@@ -8,7 +8,7 @@ import time
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime import wire
@@ -51,6 +51,70 @@ def test_any_bytes_are_a_message_or_a_bad_frame(data):
 def test_any_text_is_a_message_or_a_bad_frame(text):
     with contextlib.suppress(BadFrame):
         assert isinstance(wire.decode(text), dict)
+
+
+def _text(text: str) -> st.SearchStrategy[bytes]:
+    data = text.encode()
+    return st.sampled_from(
+        [bytes((0xA0 | len(data),)), bytes((0xD9, len(data))), b"\xda\0" + bytes((len(data),))]
+    ).map(lambda head: head + data)
+
+
+def _map(pairs: list[tuple[bytes, bytes]]) -> st.SearchStrategy[bytes]:
+    return st.sampled_from([bytes((0x80 | len(pairs),)), b"\xde\0" + bytes((len(pairs),))]).map(
+        lambda head: head + b"".join(key + value for key, value in pairs)
+    )
+
+
+# Every form of msgpack, the long ones of short values too, and keys from so few that some come twice.
+leaves = st.one_of(
+    st.sampled_from(
+        [b"\xc0", b"\xc3", b"\x07", b"\xcc\x07", b"\xcd\0\x07", b"\xe0", b"\xd1\xff\xe0", b"\xc4\x01\xca"]
+    ),
+    st.sampled_from([1.5, 0.1, math.nan, math.inf]).map(lambda number: b"\xcb" + struct.pack(">d", number)),
+    st.sampled_from([1.5, 0.1, math.nan, -math.inf]).map(lambda number: b"\xca" + struct.pack(">f", number)),
+    st.text("aé", max_size=3).flatmap(_text),
+    st.just(msgpack.packb(msgpack.Timestamp(1, 0))),
+)
+keys = st.sampled_from("ab").flatmap(_text) | st.sampled_from([b"\x01", b"\xc0"])
+forms = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(st.tuples(keys, inner), max_size=3).flatmap(_map),
+        st.lists(inner, max_size=2).map(lambda items: bytes((0x90 | len(items),)) + b"".join(items)),
+    ),
+    max_leaves=6,
+)
+
+
+def _strict(data: bytes) -> object:
+    """The slow and sure way: the value, or why there is none."""
+
+    def unique(pairs: list[tuple[object, object]]) -> dict[object, object]:
+        if len(dict(pairs)) != len(pairs) or not all(isinstance(key, str) for key, _ in pairs):
+            raise ValueError
+        return dict(pairs)
+
+    def finite(value: object) -> bool:
+        if isinstance(value, dict | list):
+            return all(map(finite, value.values() if isinstance(value, dict) else value))
+        return not isinstance(value, float) or math.isfinite(value)
+
+    try:
+        value = msgpack.unpackb(data, timestamp=1, object_pairs_hook=unique, strict_map_key=False)
+    except ValueError:
+        return BadFrame
+    return value if finite(value) else BadFrame
+
+
+@given(st.lists(st.tuples(keys, forms), max_size=4).flatmap(_map))
+@settings(max_examples=500)
+def test_the_quick_way_and_the_sure_way_read_the_same(data):
+    try:
+        read: object = wire.decode(data)
+    except BadFrame:
+        read = BadFrame
+    assert read == _strict(data)
 
 
 @given(messages, st.data())
