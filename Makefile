@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test faults schema fal-suite setup lint types bench clean
+.PHONY: serve test faults schema fal-suite setup lint types bench exam clean
 
 serve: $(VENV)/.engine  ## start gateway and engine on the embedded model, print the canvas URL
 	$(BIN)/realtime serve $(ARGS)
@@ -51,6 +51,9 @@ $(VENV)/.lint: $(VENV)/.engine
 
 bench: $(VENV)/.bench  ## the latency lab: gateway, engine, goodput; results in bench/results
 	$(BIN)/python -m bench $(ARGS)
+
+exam: $(VENV)/.bench  ## the exam of the embedded model, about a quarter of an hour; sheets in build/exam
+	$(BIN)/python -m bench embedded $(ARGS)
 
 $(VENV)/.bench: $(VENV)/.test
 	@$(PIP) -e '.[bench]' && touch $@
