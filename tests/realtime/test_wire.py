@@ -166,6 +166,7 @@ HOSTILE = {
     "extra bytes": b"\x80\x80",
     "duplicate key": b"\x82\xa1a\x01\xa1a\x02",
     "duplicate key inside": b"\x81\xa1x\x82\xa1a\x01\xa1a\x02",
+    "duplicate key, as long as one that is packed anew": b"\x83\xa1a\xa1x\xa1a\x01\xa1f\xca?\x80\0\0",
     "integer key": b"\x81\x01\x02",
     "bytes key": b"\x81\xc4\x01a\x02",
     "nil key": b"\x81\xc0\x02",
