@@ -1,14 +1,8 @@
-"""One row equals diffusers' own pipelines; many rows together equal each alone.
-
-The oracles load the same folders. Their UNet and VAE get the memory layout ours have, for a
-convolution adds up in another order otherwise; what differs then is a bug.
-"""
+"""One row equals diffusers' own pipelines; many rows together equal each alone."""
 
 from __future__ import annotations
 
-import functools
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,76 +10,23 @@ import torch
 from diffusers import (
     LatentConsistencyModelImg2ImgPipeline,
     LatentConsistencyModelPipeline,
-    LCMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
 from diffusers.image_processor import VaeImageProcessor
 from msgspec.structs import replace
-from torch import Generator, Tensor
+from torch import Generator
 
 from engines.embedded import WEIGHTS
 from engines.lcm import Lcm
 from engines.messages import Job
 from engines.vae import levels
 from tests.engines import tiny
+from tests.engines.oracle import call, oracle
 
 PICTURE = tiny.picture(1)
 MASK = tiny.stencil((8, 16, 40, 64))
-
-
-class NativeStrength(LCMScheduler):
-    """For generic pipelines, which do not pass a strength on."""
-
-    strength = 1.0
-
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        super().set_timesteps(*args, **(kwargs | {"strength": self.strength}))
-
-
-@functools.cache
-def loaded(kind: Any, folder: Path, lora: bool) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipe = kind.from_pretrained(folder, safety_checker=None)
-        if lora:
-            pipe.load_lora_weights(folder / "lcm_lora")
-            pipe.fuse_lora()
-    pipe.set_progress_bar_config(disable=True)
-    pipe.unet.to(memory_format=torch.channels_last)
-    pipe.vae.to(memory_format=torch.channels_last)
-    return pipe
-
-
-def oracle(kind: Any, folder: Path, lora: bool = False, strength: float | None = None) -> Any:
-    """A pipeline of diffusers; `strength` makes a generic one run all LCM-native timesteps of it."""
-    pipe = loaded(kind, folder, lora)
-    if strength is None:
-        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
-        return pipe
-    pipe.scheduler = NativeStrength.from_config(pipe.scheduler.config)
-    pipe.scheduler.strength = strength
-
-    def get_timesteps(num_inference_steps: int, strength: float, device: Any) -> tuple[Tensor, int]:
-        return pipe.scheduler.timesteps, num_inference_steps
-
-    pipe.get_timesteps = get_timesteps
-    return pipe
-
-
-def call(pipe: Any, job: Job, **extra: Any) -> Tensor:
-    """The oracle's latents for a job: [C, h, w]."""
-    latents = pipe(
-        job.prompt,
-        num_inference_steps=job.steps,
-        guidance_scale=job.guidance,
-        generator=Generator().manual_seed(job.seed),
-        output_type="latent",
-        **extra,
-    ).images
-    assert latents.isfinite().all()
-    return latents[0]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
