@@ -22,6 +22,7 @@ ERRORS = {
     "413": ("TooLarge", "More bytes than this server takes"),
     "422": ("Invalid", "A field is missing, mistyped or out of bounds, or a picture cannot be used"),
     "429": ("TooMany", "A limit of this key or server; come back later"),
+    "499": ("Cancelled", "Whoever asked cancelled it"),
     "503": ("Unavailable", "The server is going down, or its engine died"),
     "504": ("TimedOut", "Not begun, or not done, in the time given"),
     "507": ("Full", "The server's disk is full"),

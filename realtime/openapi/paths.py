@@ -144,7 +144,7 @@ def of_requests(root: str) -> Json:
                 f"{name}_result",
                 "Queue: the result",
                 {"200": answer("What the run would have answered, failures too", {"type": "object"})},
-                "400 401 403 404 413 422 429 503 504 507",
+                "400 401 403 404 413 422 429 499 503 504 507",
                 tag=root,
                 parameters=[ID],
             )
