@@ -81,7 +81,7 @@ class Fake:
                 dtype="float32",
                 guidance="embedded",
                 safety=False,
-                features=["image", "mask"],
+                features=["image", "mask", "tiny-vae", "full-vae"],
             )
         ]
 

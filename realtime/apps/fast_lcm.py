@@ -28,6 +28,7 @@ from realtime.apps.fields import (
     Steps,
     Strength,
     SyncMode,
+    Vae,
 )
 from realtime.apps.output import FastLcmOutput
 from realtime.apps.plan import Wish
@@ -70,6 +71,7 @@ class FastLcm(Request):
         float, Field(ge=0, le=1, description="Rescales classifier-free guidance against overexposure.")
     ] = 0.0
     request_id: RequestId = ""
+    vae: Vae = "auto"
 
     def check(self) -> None:
         self.need_prompt(self.prompt)
@@ -94,6 +96,7 @@ class FastLcm(Request):
             kind_asked="model_name" in self.model_fields_set,
             kind_field="model_name",
             size=self.image_size.pair if self.image_size else None,
+            vae=self.vae,
         )
 
 

@@ -91,6 +91,17 @@ SyncMode = Annotated[
 ]
 
 
+Vae = Annotated[
+    Literal["auto", "tiny", "full"],
+    Field(
+        title="VAE",
+        description="What turns latents into pictures, where the model has both: `tiny` is quick, `full` is "
+        "finer. auto: tiny over a realtime socket, where the next picture is near, and full for requests. "
+        "To settle on a fine picture, send the last frame again with `full`.",
+    ),
+]
+
+
 def _format(value: Any) -> Any:
     value = value.lower() if isinstance(value, str) else value
     return "jpeg" if value == "jpg" else value

@@ -27,6 +27,7 @@ from realtime.apps.fields import (
     Strength,
     SyncMode,
     Text,
+    Vae,
 )
 from realtime.apps.output import LcmOutput
 from realtime.apps.plan import Wish
@@ -78,6 +79,7 @@ class ImageToImage(Request):
     mask_bytes: Annotated[
         ImageBytes, Field(description="`mask_url` as raw bytes (msgpack) or base64; goes before it.")
     ] = None
+    vae: Vae = "auto"
 
     def check(self) -> None:
         self.need_one_of("image_url", "image_bytes", "image")
@@ -95,6 +97,7 @@ class ImageToImage(Request):
             strength=self.strength,
             image=self.first_of("image_bytes", "image", "image_url"),
             mask=self.first_of("mask_bytes", "mask_url"),
+            vae=self.vae,
         )
 
 

@@ -37,6 +37,7 @@ class Wish(Struct, frozen=True, gc=False):
     mask_only: bool = False
     size: tuple[int, int] | None = None  # None: the input picture's, or SQUARE
     inside: bool = False  # `size` is a box the input picture's aspect is fitted into
+    vae: str = "auto"  # or "tiny", "full"
 
 
 def plan(
@@ -47,6 +48,8 @@ def plan(
     model, warnings = choose(wish, models)
     if model and wish.negative_prompt and model.guidance == "embedded":
         warnings.append(f"negative_prompt has no effect: {model.name} embeds the guidance scale")
+    if model and wish.vae != "auto" and f"{wish.vae}-vae" not in model.features:
+        warnings.append(f"vae has no effect: {model.name} has no {wish.vae} one")
     strength = 1.0
     if image:
         strength = wish.strength
@@ -72,6 +75,7 @@ def plan(
         format=wish.format,
         safety=wish.safety,
         model=model.name if model else "",
+        vae=wish.vae,
     )
     return job, warnings
 

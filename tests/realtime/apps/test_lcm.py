@@ -60,7 +60,7 @@ def test_a_field_left_out_or_null_has_its_documented_default(field: str) -> None
 
 
 def test_nothing_documented_is_missing() -> None:
-    extensions = {"image_bytes", "image", "mask_bytes", "format", "force_msgpack"}
+    extensions = {"image_bytes", "image", "mask_bytes", "format", "vae", "force_msgpack"}
     assert set(Lcm.model_fields) == set(DOCUMENTED) | {"prompt", "lora_url"} | extensions
 
 

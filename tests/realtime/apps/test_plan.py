@@ -52,9 +52,10 @@ async def test_every_input_reaches_the_job(media: Media) -> None:
         inpaint_mask_only=True,
         image_size="landscape_4_3",
         num_images=3,
+        vae="full",
         enable_safety_checks=False,
         format="png",
-        models=(replace(EMBEDDED, guidance="cfg"),),
+        models=(replace(EMBEDDED, guidance="cfg", features=["image", "mask", "full-vae"]),),
     )
     assert job == Job(
         prompt="a cat",
@@ -72,6 +73,7 @@ async def test_every_input_reaches_the_job(media: Media) -> None:
         format="png",
         safety=False,
         model="embedded",
+        vae="full",
     )
     assert request.warnings == []
 
@@ -189,6 +191,18 @@ async def test_a_negative_prompt_without_effect_is_said(media: Media) -> None:
     assert request.warnings == ["negative_prompt has no effect: embedded embeds the guidance scale"]
     _, request = await plan(media, negative_prompt="dogs", models=(replace(EMBEDDED, guidance="cfg"),))
     assert request.warnings == []
+
+
+@pytest.mark.parametrize("endpoint", ["fal-ai/lcm", "fal-ai/fast-lcm-diffusion", "fal-ai/fast-sdxl"])
+async def test_an_autoencoder_the_model_does_not_have_is_said(media: Media, endpoint: str) -> None:
+    both = replace(EMBEDDED, kind="sdxl" if "fast" in endpoint else "sdv1-5")
+    both = replace(both, features=["image", "mask", "full-vae", "tiny-vae"])
+    for vae in ("auto", "tiny", "full"):
+        job, request = await plan(media, endpoint, vae=vae, models=(both,))
+        assert (job.vae, request.warnings) == (vae, [])
+    tiny = replace(both, features=["image", "mask", "tiny-vae"])
+    job, request = await plan(media, endpoint, vae="full", models=(tiny,))
+    assert request.warnings == ["vae has no effect: embedded has no full one"]
 
 
 @pytest.mark.parametrize(
