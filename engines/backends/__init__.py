@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from engines.backends.program import Batch, Shape, Step
+from engines.backends.program import Batch, Program, Shape, Step
+
+if TYPE_CHECKING:
+    from engines.backends.store import Store
+
+NAMES = ("auto", "eager", "inductor")
 
 
 class Backend(Protocol):
-    """What the step loop's denoiser calls, on the step loop's thread. Nothing here waits for a build."""
+    """What the step loop's denoiser calls, on its thread. Nothing but `warm` waits for a build."""
 
     name: str
 
     def program(self, shape: Shape) -> Step:
-        """The best there is for this shape now; another one later, once it is built."""
+        """The best there is for this shape now; another one later, once it is built. Asking is wanting."""
 
     def slots(self, shape: Shape) -> Batch | None:
         """Where to gather a batch of this shape; None: into new tensors."""
@@ -26,6 +31,11 @@ class Backend(Protocol):
         `batch` is what `slots` gave, filled, or new tensors. Raises RuntimeError as torch does.
         """
 
+    def warm(self, shape: Shape, build: bool = True) -> None:
+        """Make this shape ready. build: also with what takes minutes; else take what there is, and have the
+        rest built in the background if anything does that. Raises RuntimeError as torch does, for memory.
+        """
+
     def relieve(self) -> None:
         """Out of memory: give back what can be made again."""
 
@@ -34,3 +44,32 @@ class Backend(Protocol):
 
     def stats(self) -> dict[str, float]:
         """Counters and gauges for Pong, such as "backend_built"."""
+
+
+def make(
+    name: str,
+    program: Program,
+    *,
+    graphs: bool | None = None,
+    mode: str = "default",
+    store: Store | None = None,
+) -> Backend:
+    """A back end for this program.
+
+    name: one of NAMES; "auto" compiles on CUDA and is eager elsewhere. graphs: record CUDA graphs of it;
+    None: on CUDA. mode: of the compiler, one of code.MODES. store: where builds are kept.
+    Raises ValueError for what is not known or not possible.
+    """
+    from engines.backends.eager import Eager
+    from engines.backends.graphs import Graphs
+    from engines.backends.inductor import Inductor
+
+    kind = program.device.type
+    if name not in NAMES:
+        raise ValueError(f"back end {name} is not known; {', '.join(NAMES)} are")
+    if name == "auto":
+        name = "inductor" if kind == "cuda" else "eager"
+    if graphs and kind != "cuda":
+        raise ValueError(f"CUDA graphs are asked for on a device of kind {kind}")
+    made: Backend = Eager(program) if name == "eager" else Inductor(program, store, mode)
+    return Graphs(made, program) if graphs or (graphs is None and kind == "cuda") else made

@@ -8,6 +8,8 @@ not change another.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engines import sampler
+from engines import control, image_prompt, sampler
 from engines.control import Control, Residuals, spread
 from engines.image_prompt import Seen
 
@@ -176,9 +178,9 @@ class Program(nn.Module):
         if added is not None:
             added = {name: tensor[held] for name, tensor in added.items()}
         total: Residuals = []
-        for number, control in enumerate(self.controls):
-            seen = tokens if control.reads == "tokens" else text
-            found = control(noisy[held], timesteps[held], seen[held], pictures[:, number], added)
+        for number, net in enumerate(self.controls):
+            seen = tokens if net.reads == "tokens" else text
+            found = net(noisy[held], timesteps[held], seen[held], pictures[:, number], added)
             parts = spread(found, holders, scales[:, number])
             total = [one + other for one, other in zip(total, parts, strict=True)] if total else parts
         return total
@@ -248,10 +250,17 @@ class Program(nn.Module):
         return batch
 
     def layout(self) -> str:
-        """Digest of names, sizes, strides and types of all weights: what compiled code relies on."""
-        told = hashlib.blake2b(digest_size=16)
+        """Digest of what compiled code relies on, values excepted: every tensor's name, sizes, strides and
+        type, every module's class and configuration, and the sources of the step.
+        """
+        told = hashlib.blake2b(f"{self.prediction} {self.clip}\n".encode(), digest_size=16)
         for name, tensor in self.state_dict().items():
             told.update(f"{name} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype}\n".encode())
+        for name, module in self.named_modules():
+            config = dict(module.config) if hasattr(module, "config") else {}
+            told.update(f"{name} {type(module)} {json.dumps(config, sort_keys=True, default=str)}\n".encode())
+        for source in (Program, sampler, control, image_prompt):
+            told.update(inspect.getsource(source).encode())
         return told.hexdigest()
 
     def weights(self) -> str:

@@ -1,0 +1,224 @@
+"""CUDA graphs around any other back end: a whole step call launched at once instead of kernel by kernel.
+
+Batches are gathered into slots that stay where they are, one set per shape; the UNet call and the step
+after it were recorded as they read these. What a replay writes is copied out before the next one, so all
+recordings share one memory pool, and it is as large as the largest of them needs.
+
+A shape that traffic brings for the first time is served by the inner back end at once. Those calls are
+the warm-up a recording needs (modules loaded, workspaces made, kernels chosen); the call after `WARM_UPS`
+of them is recorded and replayed. Recording runs no kernel, so that this call costs the launches, which an
+uncaptured one pays as well, and their instantiation: less than one more step, once. Nothing is recorded
+ahead of traffic but by `warm`. When the inner back end has something better for a shape, the same happens
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines import device as devices
+from engines.backends import Backend
+from engines.backends.program import Batch, Program, Shape, Step
+
+WARM_UPS = 2
+MOST = 96  # recordings: eight buckets of a dozen sizes and feature sets
+
+log = logging.getLogger(__name__)
+
+
+class Recording(Protocol):
+    output: Tensor  # written by every replay
+
+    def replay(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """Where calls are run and recorded. All on one thread; results are in order with the current stream."""
+
+    def aside(self, run: Callable[[], Tensor]) -> Tensor:
+        """What `run` returns, the caller's to keep; run as it would be recorded."""
+
+    def record(self, run: Callable[[], Tensor]) -> Recording:
+        """Does not compute anything. Raises RuntimeError if `run` cannot be recorded or memory is short."""
+
+    def finish(self) -> None:
+        """Wait for everything that was launched."""
+
+
+class Cuda:
+    """Records on a stream of its own, in one memory pool."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._alive: weakref.WeakSet[CudaGraph] = weakref.WeakSet()
+
+    def aside(self, run: Callable[[], Tensor]) -> Tensor:
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            made = run()
+        here.wait_stream(self._stream)
+        # Memory of the other stream goes back to it when `made` ends, and it waits for this copy then.
+        return made.clone()
+
+    def record(self, run: Callable[[], Tensor]) -> CudaGraph:
+        if not self._alive:  # torch does not take a pool again whose last user has ended
+            self._pool = torch.cuda.graph_pool_handle()
+        here = torch.cuda.current_stream(self._device)
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(here)
+        # Not `torch.cuda.graph`: it waits for the whole device and empties the cache of memory.
+        with torch.cuda.stream(self._stream):
+            # Other threads may allocate and copy meanwhile; "global" would forbid it to them.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                output = run()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the first error says more
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        here.wait_stream(self._stream)
+        recorded = CudaGraph(graph, output)
+        self._alive.add(recorded)
+        return recorded
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+
+class CudaGraph:
+    def __init__(self, graph: torch.cuda.CUDAGraph, output: Tensor) -> None:
+        self._graph, self.output = graph, output
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+@dataclass(slots=True)
+class _Captured:
+    slots: Batch
+    step: Step  # what is recorded
+    recording: Recording | None = None  # None: the call that fills the slots now will be recorded
+
+
+class Graphs:
+    def __init__(
+        self, inner: Backend, program: Program, recorder: Recorder | None = None, most: int = MOST
+    ) -> None:
+        """inner: what is recorded, and what serves the rest. most: recordings kept, the last used ones."""
+        self.name = f"{inner.name}+graphs"
+        self._inner, self._program = inner, program
+        self._recorder = recorder or Cuda(program.device)
+        self._most = most
+        self._captured: OrderedDict[Shape, _Captured] = OrderedDict()
+        self._warmed: dict[Shape, tuple[Step, int]] = {}  # calls served so far
+        self._unfit: dict[Shape, Step] = {}  # would not be recorded
+        self._counts = dict.fromkeys(("replayed", "recorded", "evicted", "unfit"), 0)
+
+    def program(self, shape: Shape) -> Step:
+        return self._inner.program(shape)
+
+    @torch.inference_mode()
+    def slots(self, shape: Shape) -> Batch | None:
+        step = self._inner.program(shape)
+        found = self._captured.get(shape)
+        if found is not None and found.step is not step:
+            self._drop(shape)
+            found = None
+        if found is None:
+            if self._warmed.get(shape) != (step, WARM_UPS) or self._unfit.get(shape) is step:
+                return None
+            while len(self._captured) >= self._most:
+                self._drop(next(iter(self._captured)))
+                self._counts["evicted"] += 1
+            try:
+                found = self._captured[shape] = _Captured(self._program.of(shape).empty(shape), step)
+            except RuntimeError as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                self.relieve()
+                return None
+        self._captured.move_to_end(shape)
+        return found.slots
+
+    @torch.inference_mode()
+    def step(self, shape: Shape, batch: Batch) -> Tensor:
+        found = self._captured.get(shape)
+        if found is None or batch is not found.slots:
+            return self._uncaptured(shape, batch)
+        if found.recording is None:
+            try:
+                found.recording = self._recorder.record(lambda: found.step(*batch))
+            except RuntimeError as error:
+                return self._unrecorded(shape, batch, error)
+            self._counts["recorded"] += 1
+        found.recording.replay()
+        self._counts["replayed"] += 1
+        return found.recording.output.clone()
+
+    @torch.inference_mode()
+    def warm(self, shape: Shape, build: bool = True) -> None:
+        self._inner.warm(shape, build)
+        sample = self._program.of(shape).sample(shape)
+        for _ in range(WARM_UPS + 1):
+            slots = self.slots(shape)
+            self.step(shape, sample if slots is None else _filled(slots, sample))
+
+    def relieve(self) -> None:
+        # What did not fit beside so many recordings would not the next time either.
+        if self._captured:
+            self._most = max(1, len(self._captured) // 2)
+        for shape in list(self._captured):
+            self._drop(shape)
+        self._inner.relieve()
+
+    def close(self) -> None:
+        for shape in list(self._captured):
+            self._drop(shape)
+        self._inner.close()
+
+    def stats(self) -> dict[str, float]:
+        counts = {f"graphs_{name}": float(count) for name, count in self._counts.items()}
+        return counts | {"graphs": float(len(self._captured)), **self._inner.stats()}
+
+    def _uncaptured(self, shape: Shape, batch: Batch) -> Tensor:
+        advanced = self._recorder.aside(lambda: self._inner.step(shape, batch))
+        step = self._inner.program(shape)
+        known, calls = self._warmed.get(shape, (step, 0))
+        self._warmed[shape] = (step, min(calls + 1, WARM_UPS)) if known is step else (step, 1)
+        return advanced
+
+    def _unrecorded(self, shape: Shape, batch: Batch, error: RuntimeError) -> Tensor:
+        step = self._captured[shape].step
+        if devices.is_out_of_memory(error):
+            self.relieve()
+        else:
+            self._drop(shape)
+            self._unfit[shape] = step
+            self._counts["unfit"] += 1
+            log.warning("no CUDA graph of %s, which stays uncaptured: %s", shape, error)
+        return self._recorder.aside(lambda: self._inner.step(shape, batch))
+
+    def _drop(self, shape: Shape) -> None:
+        self._recorder.finish()  # what is dropped may still run
+        del self._captured[shape]
+        self._warmed.pop(shape, None)
+
+
+def _filled(slots: Batch, batch: Batch) -> Batch:
+    for slot, tensor in zip(slots, batch, strict=True):
+        if slot is not None and tensor is not None:
+            slot.copy_(tensor)
+    return slots

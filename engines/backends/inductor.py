@@ -1,0 +1,139 @@
+"""UNet and step compiled by torch.compile's Inductor, one static shape at a time; eager serves meanwhile.
+
+A shape becomes compiled by `warm`, from the store if it has its code, else built here and now; or, with
+`builds`, some time after traffic has come back to it. Code is trusted once it has given what eager gives
+for the same batch, to `BOUNDS`; what cannot be built or is wrong leaves its shape eager, with a reason in
+the log. Swapping is one assignment between two calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines.backends.code import Code, compiled, loaded, patches
+from engines.backends.program import Batch, Program, Shape, Step, difference
+from engines.backends.store import Facts, Store, facts
+
+BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative, of any place
+WORTH = 8  # calls of a shape before it is worth a build that nobody waits for
+
+log = logging.getLogger(__name__)
+
+
+class Builds(Protocol):
+    """What compiles in the background."""
+
+    def order(self, shape: Shape) -> None: ...
+    def close(self) -> None: ...
+
+
+class Inductor:
+    name = "inductor"
+
+    def __init__(self, program: Program, store: Store | None = None, mode: str = "default") -> None:
+        """mode: one of code.MODES. Raises ValueError for another."""
+        patches(mode)
+        self.mode = mode
+        self.reasons: dict[Shape, str] = {}  # why a shape stays eager
+        self._program, self._store = program, store
+        self._code: dict[Shape, Code] = {}  # trusted
+        self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
+        self.builds: Builds | None = None
+        self._counts = dict.fromkeys(("built", "loaded"), 0)
+        self._built_s = 0.0
+
+    def program(self, shape: Shape) -> Step:
+        """Asking counts: what is asked for often is built, if somebody builds in the background."""
+        code = self._code.get(shape)
+        if code is not None:
+            return code
+        if self.builds is not None:
+            wanted = self._wanted[shape] = self._wanted.get(shape, 0) + 1
+            if wanted == WORTH:
+                self.builds.order(shape)
+        return self._program.of(shape)
+
+    def slots(self, shape: Shape) -> Batch | None:
+        return None
+
+    def step(self, shape: Shape, batch: Batch) -> Tensor:
+        advanced: Tensor = self.program(shape)(*batch)
+        return advanced
+
+    def warm(self, shape: Shape, build: bool = True) -> None:
+        if shape in self._code or shape in self.reasons:
+            return
+        kept = self._store.get(self._facts(shape)) if self._store is not None else None
+        if kept is not None and self.adopt(shape, kept):
+            self._counts["loaded"] += 1
+        elif build:
+            self._build(shape)
+        elif self.builds is not None:
+            self.builds.order(shape)
+
+    def adopt(self, shape: Shape, packed: bytes) -> bool:
+        """Take code that was compiled before or elsewhere, if it is sound. Any thread."""
+        try:
+            reason = self._trust(shape, loaded(packed, self._program, shape))
+        except RuntimeError as error:
+            reason = str(error)
+        if reason:
+            log.warning("kept code of %s is of no use and is made again: %s", shape, reason)
+            if self._store is not None:
+                self._store.discard(self._facts(shape))
+        return not reason
+
+    def keep(self, shape: Shape, packed: bytes) -> None:
+        if self._store is not None and packed:
+            self._store.put(self._facts(shape), packed)
+
+    def fail(self, shape: Shape, reason: str) -> None:
+        self.reasons[shape] = reason
+        log.warning("%s stays eager: %s", shape, reason)
+
+    def relieve(self) -> None: ...
+
+    def close(self) -> None:
+        if self.builds is not None:
+            self.builds.close()
+
+    def stats(self) -> dict[str, float]:
+        counts = {f"inductor_{name}": float(count) for name, count in self._counts.items()}
+        return counts | {
+            "inductor_compiled": float(len(self._code)),
+            "inductor_failed": float(len(self.reasons)),
+            "inductor_built_s": self._built_s,
+        }
+
+    def _build(self, shape: Shape) -> None:
+        began = time.perf_counter()
+        try:
+            code, packed = compiled(self._program, shape, self.mode)
+            reason = self._trust(shape, code)
+        except Exception as error:  # of a compiler: of every kind
+            reason = f"{type(error).__name__}: {error}"
+        self._built_s += time.perf_counter() - began
+        if reason:
+            self.fail(shape, reason)
+        else:
+            self._counts["built"] += 1
+            self.keep(shape, packed)
+
+    @torch.inference_mode()
+    def _trust(self, shape: Shape, code: Code) -> str:
+        """Use it from the next call on. Returns why not, if it is wrong."""
+        eager = self._program.of(shape)
+        batch = eager.sample(shape)
+        error, bound = difference(eager(*batch), code(*batch)), BOUNDS[eager.dtype]
+        if not error <= bound:
+            return f"compiled, it is {error:.1e} off; the bound is {bound:.0e}"
+        self._code[shape] = code
+        return ""
+
+    def _facts(self, shape: Shape) -> Facts:
+        return facts(self._program, shape, backend=self.name, mode=self.mode)

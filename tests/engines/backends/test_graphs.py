@@ -1,0 +1,222 @@
+"""Recordings: when they are made, that they compute, what drops them, and that no picture is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.backends.eager import Eager
+from engines.backends.graphs import WARM_UPS, Graphs
+from engines.backends.program import Batch, Program, Shape
+from engines.lcm import Lcm
+from engines.messages import Job
+from tests.engines.backends.small import SHAPE, program
+
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+class Tape:
+    """A recording that computes again, into the memory it was recorded into, as a CUDA graph does."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self._run = run
+        self.output = torch.full_like(run(), torch.nan)  # recording computes nothing
+
+    def replay(self) -> None:
+        self.output.copy_(self._run())
+
+
+class Tapes:
+    """A stand-in for CUDA: all at once, on the CPU. `failing`: raised instead of the next recording."""
+
+    def __init__(self) -> None:
+        self.recorded, self.aside_calls, self.finished = 0, 0, 0
+        self.failing: list[RuntimeError] = []
+
+    def aside(self, run: Callable[[], Tensor]) -> Tensor:
+        self.aside_calls += 1
+        return run().clone()
+
+    def record(self, run: Callable[[], Tensor]) -> Tape:
+        if self.failing:
+            raise self.failing.pop()
+        self.recorded += 1
+        return Tape(run)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture(scope="module")
+def small() -> Program:
+    return program()
+
+
+@pytest.fixture
+def tapes() -> Tapes:
+    return Tapes()
+
+
+@pytest.fixture
+def graphs(small: Program, tapes: Tapes) -> Graphs:
+    return Graphs(Eager(small), small, tapes, most=3)
+
+
+def call(backend: Graphs, batch: Batch, shape: Shape = SHAPE) -> Tensor:
+    """As the denoiser does: gather into the slots there are, then step."""
+    slots = backend.slots(shape)
+    if slots is None:
+        return backend.step(shape, batch)
+    for slot, tensor in zip(slots, batch, strict=True):
+        if slot is not None and tensor is not None:
+            slot.copy_(tensor)
+    return backend.step(shape, slots)
+
+
+@torch.inference_mode()
+def test_the_first_calls_are_uncaptured_and_all_give_eager_numbers(
+    small: Program, graphs: Graphs, tapes: Tapes
+) -> None:
+    for turn in range(WARM_UPS + 3):
+        batch = small.sample(SHAPE, seed=turn)
+        assert torch.equal(call(graphs, batch), small(*batch))
+        assert tapes.aside_calls == min(turn + 1, WARM_UPS)
+        assert tapes.recorded == (turn >= WARM_UPS)
+    assert graphs.stats()["graphs_replayed"] == 3
+
+
+@torch.inference_mode()
+def test_what_a_replay_gave_is_not_written_again(small: Program, graphs: Graphs) -> None:
+    graphs.warm(SHAPE)
+    first = call(graphs, small.sample(SHAPE, seed=1))
+    kept = first.clone()
+    call(graphs, small.sample(SHAPE, seed=2))
+    assert torch.equal(first, kept)
+
+
+@torch.inference_mode()
+def test_slots_stay_where_they_are(graphs: Graphs, small: Program) -> None:
+    graphs.warm(SHAPE)
+    where = [t.data_ptr() for t in graphs.slots(SHAPE) or () if t is not None]
+    call(graphs, small.sample(SHAPE, seed=2))
+    assert where == [t.data_ptr() for t in graphs.slots(SHAPE) or () if t is not None]
+
+
+def test_warming_records_before_any_traffic(graphs: Graphs, tapes: Tapes) -> None:
+    graphs.warm(SHAPE)
+    assert tapes.recorded == 1
+    assert graphs.slots(SHAPE) is not None
+    graphs.warm(SHAPE)
+    assert tapes.recorded == 1
+
+
+def test_the_shape_used_longest_ago_is_dropped_once_nothing_of_it_runs(graphs: Graphs, tapes: Tapes) -> None:
+    shapes = [dataclasses.replace(SHAPE, places=places) for places in (1, 2, 3, 4)]
+    for shape in shapes[:3]:
+        graphs.warm(shape)
+    assert graphs.slots(shapes[0]) is not None  # used again
+    finished = tapes.finished
+    graphs.warm(shapes[3])
+    assert tapes.finished > finished
+    assert [graphs.slots(shape) is not None for shape in shapes] == [True, False, True, True]
+    assert graphs.stats()["graphs_evicted"] == 1
+
+
+class Swapped(Eager):
+    """An inner back end whose step for a shape is exchanged, as a build does."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self.now: Any = program
+
+    def program(self, shape: Shape) -> Any:
+        return self.now
+
+    def step(self, shape: Shape, batch: Batch) -> Tensor:
+        advanced: Tensor = self.now(*batch)
+        return advanced
+
+
+@torch.inference_mode()
+def test_a_better_step_is_warmed_and_recorded_anew(small: Program, tapes: Tapes) -> None:
+    inner = Swapped(small)
+    backend = Graphs(inner, small, tapes)
+    batch = small.sample(SHAPE)
+    backend.warm(SHAPE)
+    inner.now = lambda *given: 2 * small(*given)
+    found = [call(backend, batch) for _ in range(WARM_UPS + 2)]
+    assert all(torch.equal(one, 2 * small(*batch)) for one in found)
+    assert tapes.recorded == 2
+    assert tapes.aside_calls == 2 * WARM_UPS
+
+
+@torch.inference_mode()
+def test_a_swap_between_the_gathering_and_the_step_changes_nothing_yet(small: Program, tapes: Tapes) -> None:
+    inner = Swapped(small)
+    backend = Graphs(inner, small, tapes)
+    backend.warm(SHAPE)
+    slots = backend.slots(SHAPE)
+    assert slots is not None
+    inner.now = lambda *given: 2 * small(*given)
+    assert torch.equal(backend.step(SHAPE, slots), small(*small.sample(SHAPE)))
+
+
+@torch.inference_mode()
+def test_what_cannot_be_recorded_stays_uncaptured_and_says_why(
+    small: Program, graphs: Graphs, tapes: Tapes, caplog: pytest.LogCaptureFixture
+) -> None:
+    tapes.failing.append(RuntimeError("operation not permitted when stream is capturing"))
+    for turn in range(WARM_UPS + 3):
+        batch = small.sample(SHAPE, seed=turn)
+        assert torch.equal(call(graphs, batch), small(*batch))
+    assert tapes.recorded == 0
+    assert caplog.text.count("not permitted") == 1
+
+
+@torch.inference_mode()
+def test_a_recording_that_finds_no_memory_gives_all_of_it_back_and_the_row_its_numbers(
+    small: Program, graphs: Graphs, tapes: Tapes
+) -> None:
+    others = [dataclasses.replace(SHAPE, places=places) for places in (1, 4)]
+    for shape in others:
+        graphs.warm(shape)
+    for _ in range(WARM_UPS):
+        call(graphs, small.sample(SHAPE))
+    tapes.failing.append(torch.OutOfMemoryError(FULL))
+    batch = small.sample(SHAPE, seed=5)
+    assert torch.equal(call(graphs, batch), small(*batch))
+    assert graphs.stats()["graphs"] == 0
+    assert tapes.finished > 0
+    for shape in (*others, SHAPE):  # they come back, but fewer at a time
+        graphs.warm(shape)
+    assert graphs.stats()["graphs"] == 1
+
+
+@torch.inference_mode()
+def test_relief_without_recordings_takes_none_from_later(graphs: Graphs) -> None:
+    graphs.relieve()
+    for places in (1, 2, 3):
+        graphs.warm(dataclasses.replace(SHAPE, places=places))
+    assert graphs.stats()["graphs"] == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"lcm": False, "lora": True}], ids=["embedded", "cfg"])
+def test_rows_come_out_the_same_recorded(pipeline: Callable[..., Lcm], options: dict[str, bool]) -> None:
+    ours = pipeline(**options)
+    jobs = [Job("the sea", seed, 64, 64, steps=4, guidance=1.0 + seed % 2) for seed in range(3)]
+    denoiser, tapes = ours.denoiser, Tapes()
+    made = []
+    for backend in (denoiser.backend, Graphs(Eager(denoiser.program), denoiser.program, tapes)):
+        rows = [row for job in jobs for row in ours.rows(job, None)]
+        kept, denoiser.backend = denoiser.backend, backend
+        for _ in range(4):
+            denoiser.advance(rows, 6)
+        denoiser.backend = kept
+        made.append([row.latents for row in rows])
+    assert tapes.recorded == 1
+    assert all(torch.equal(*pair) for pair in zip(*made, strict=True))

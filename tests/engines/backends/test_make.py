@@ -1,0 +1,114 @@
+"""Back ends by name, and what one does when its compiler is of no use. Nothing is compiled here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.backends import NAMES, code, inductor, make
+from engines.backends.eager import Eager
+from engines.backends.inductor import WORTH, Inductor
+from engines.backends.program import Program, Shape
+from tests.engines.backends.small import SHAPE, program
+
+
+@pytest.fixture(scope="module")
+def small() -> Program:
+    return program()
+
+
+def test_auto_is_eager_without_a_gpu(small: Program) -> None:
+    assert make("auto", small).name == "eager"
+
+
+def test_an_unknown_name_says_what_is_known(small: Program) -> None:
+    with pytest.raises(ValueError, match=", ".join(NAMES)):
+        make("onnx", small)
+
+
+def test_an_unknown_mode_says_what_is_known(small: Program) -> None:
+    with pytest.raises(ValueError, match="max-autotune-no-cudagraphs"):
+        make("inductor", small, mode="reduce-overhead")
+
+
+def test_graphs_need_cuda(small: Program) -> None:
+    with pytest.raises(ValueError, match="cpu"):
+        make("eager", small, graphs=True)
+
+
+def test_known_bad_options_of_inductor_are_off() -> None:
+    from torch import _inductor
+
+    assert hasattr(_inductor.config, "loop_reindexing_after_fusion") == (
+        code.patches("default").get("loop_reindexing_after_fusion") is False
+    )
+
+
+@torch.inference_mode()
+def test_eager_serves_any_shape_at_once(small: Program) -> None:
+    backend = Eager(small)
+    batch = small.sample(SHAPE)
+    assert torch.equal(backend.step(SHAPE, batch), small(*batch))
+
+
+def _broken(*_: object) -> tuple[Callable[..., Tensor], bytes]:
+    raise SystemError("the compiler has no compiler")
+
+
+def _wrong(ours: Program, shape: Shape, mode: str) -> tuple[Callable[..., Tensor], bytes]:
+    return lambda *batch: ours(*batch) * 1.001, b""
+
+
+def _nan(ours: Program, shape: Shape, mode: str) -> tuple[Callable[..., Tensor], bytes]:
+    return lambda *batch: ours(*batch) * torch.nan, b""
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [(_broken, "no compiler"), (_wrong, "off"), (_nan, "off")])
+@torch.inference_mode()
+def test_what_cannot_be_built_or_is_wrong_stays_eager_and_says_why(
+    small: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    compiler: Callable[..., object],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(inductor, "compiled", compiler)
+    backend = Inductor(small)
+    backend.warm(SHAPE)
+    backend.warm(SHAPE)
+    batch = small.sample(SHAPE, 3)
+    assert torch.equal(backend.step(SHAPE, batch), small(*batch))
+    assert caplog.text.count("stays eager") == 1
+    assert reason in caplog.text
+    assert backend.stats()["inductor_failed"] == 1
+
+
+class Ordered:
+    def __init__(self) -> None:
+        self.shapes: list[Shape] = []
+
+    def order(self, shape: Shape) -> None:
+        self.shapes.append(shape)
+
+    def close(self) -> None: ...
+
+
+@torch.inference_mode()
+def test_a_shape_that_comes_back_is_ordered_once_and_served_meanwhile(small: Program) -> None:
+    backend = Inductor(small)
+    backend.builds = ordered = Ordered()
+    batch = small.sample(SHAPE)
+    for turn in range(WORTH + 2):
+        assert ordered.shapes == [SHAPE] * (turn >= WORTH)
+        assert torch.equal(backend.step(SHAPE, batch), small(*batch))
+
+
+def test_warming_without_a_build_orders_it(small: Program) -> None:
+    backend = Inductor(small)
+    backend.builds = ordered = Ordered()
+    backend.warm(SHAPE, build=False)
+    assert ordered.shapes == [SHAPE]
+    assert backend.program(SHAPE) is small

@@ -1,0 +1,121 @@
+"""Builds on disk: what is found again, what is not, and what is never believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.backends.store import SUFFIX, Store, facts
+from tests.engines.backends.small import SHAPE, program
+
+FACTS = {"torch": "2.13.0", "shape": {"places": 2, "features": ("cfg",)}, "sm": [9, 0]}
+BUILT = bytes(range(256)) * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "builds")
+
+
+def entry(store: Store) -> Path:
+    (path,) = store.folder.glob(f"*{SUFFIX}")
+    return path
+
+
+def test_what_was_put_is_found_under_the_same_facts_only(store: Store) -> None:
+    assert store.get(FACTS) is None
+    store.put(FACTS, BUILT)
+    assert store.get(dict(reversed(FACTS.items()))) == BUILT
+    for name, other in {
+        "torch": "2.13.1",
+        "sm": [9, 1],
+        "shape": {"places": 3, "features": ("cfg",)},
+    }.items():
+        assert store.get(FACTS | {name: other}) is None
+    assert not [path for path in store.folder.iterdir() if path.suffix != SUFFIX]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "append", "no header", "header of a list"])
+def test_a_broken_entry_is_deleted_and_not_given_out(store: Store, damage: str) -> None:
+    store.put(FACTS, BUILT)
+    path = entry(store)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "flip": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+            "truncate": whole[: len(whole) // 2],
+            "empty": b"",
+            "append": whole + b"\0",
+            "no header": BUILT,
+            "header of a list": b"[]\n" + BUILT,
+        }[damage]
+    )
+    assert store.get(FACTS) is None
+    assert not path.exists()
+    store.put(FACTS, BUILT)
+    assert store.get(FACTS) == BUILT
+
+
+def test_a_stale_entry_in_the_place_of_another_is_not_given_out(store: Store) -> None:
+    store.put(FACTS, b"new")
+    current = entry(store)
+    store.put(FACTS | {"torch": "2.11.0"}, b"old")
+    (old,) = {*store.folder.glob(f"*{SUFFIX}")} - {current}
+    os.replace(old, current)  # sound in itself
+    assert json.loads(current.read_bytes().splitlines()[0])["facts"]["torch"] == "2.11.0"
+    assert store.get(FACTS) is None
+    assert not current.exists()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_to_is_not_read(store: Store, mode: int) -> None:
+    store.put(FACTS, BUILT)
+    store.folder.chmod(mode)
+    assert store.get(FACTS) is None
+    store.folder.chmod(0o700)
+    assert store.get(FACTS) == BUILT
+
+
+def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path: Path) -> None:
+    store = Store(tmp_path / "builds", most_bytes=3 * len(BUILT) // 2 + 5000)
+    store.put(FACTS, BUILT)
+    os.utime(entry(store), (0, 0))
+    later = FACTS | {"torch": "3"}
+    store.put(later, BUILT)
+    assert store.get(FACTS) is None
+    assert store.get(later) == BUILT
+
+
+def test_a_disk_that_cannot_be_written_costs_the_entry_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = Store(tmp_path / "file" / "builds")
+    store.put(FACTS, BUILT)
+    assert store.get(FACTS) is None
+    assert "cannot be kept" in caplog.text
+
+
+def test_facts_tell_programs_shapes_and_precisions_apart() -> None:
+    ours = program()
+    told = facts(ours, SHAPE, backend="inductor")
+    assert told == facts(program(), SHAPE, backend="inductor")
+    assert told["torch"] == torch.__version__.partition("+")[0] or told["torch"] == torch.__version__
+    others = [
+        facts(ours, dataclasses.replace(SHAPE, places=3), backend="inductor"),
+        facts(program(embedded=False), SHAPE, backend="inductor"),
+        facts(program(dtype=torch.bfloat16), SHAPE, backend="inductor"),
+        facts(ours, SHAPE, backend="tensorrt"),
+    ]
+    assert all(told != other for other in others)
+
+
+def test_facts_know_of_settings_that_no_weight_shows() -> None:
+    ours, theirs = program(), program()
+    theirs.clip = 1.0
+    assert facts(ours, SHAPE) != facts(theirs, SHAPE)
