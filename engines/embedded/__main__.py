@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from engines.embedded import WEIGHTS
@@ -14,17 +17,16 @@ from engines.embedded.presets import PRESETS, Preset
 WORK = Path(__file__).resolve().parent / ".embedded"
 
 
-def train(preset: Preset, folder: Path) -> None:
+def train(preset: Preset, folder: Path, minutes: float | None) -> None:
     """All stages, resuming from whatever `folder` holds, then the exported model in `folder`/weights."""
-    import torch
-
     from engines.embedded import export, training
 
-    torch.set_num_threads(preset.threads)
+    tune(preset)
     folder.mkdir(parents=True, exist_ok=True)
-    ae = training.train_autoencoder(preset, folder)
+    seconds = None if minutes is None else 60 * minutes
+    run = training.Training(preset, folder, seconds, rehearsal(preset, folder))
 
-    def look(name: str) -> training.Look:
+    def look(name: str, ae: training.AutoencoderTiny) -> training.Look:
         def draw(model: training.Teacher, step: int) -> None:
             pipe = export.pipeline_of(model, ae)
             pictures, titles = [], []
@@ -37,18 +39,50 @@ def train(preset: Preset, folder: Path) -> None:
 
         return draw
 
-    teacher, pool = training.train_teacher(preset, folder, ae, look("teacher"))
-    student = training.train_student(preset, folder, teacher, pool, look("student"))
-    ae = training.polish_decoder(preset, folder, ae)
+    student, ae = run.run(look)
     export.export(student, ae, folder / "weights", preset.size)
-    measure(folder / "weights", preset.evaluate)
+    measure(folder / "weights", preset.evaluate, preset.device)
 
 
-def measure(folder: Path, count: int) -> None:
+def rehearsal(preset: Preset, folder: Path) -> Callable[[], None]:
+    """Start to compile in a process of its own; what is returned waits for its end, a minute at most."""
+    if not preset.compile or preset.device == "cpu" or (folder / "teacher.pt").exists():
+        return lambda: None
+    command = [sys.executable, "-m", "engines.embedded", "rehearse", "--preset", preset.name]
+    log = (folder / "rehearsal.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait() -> None:
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()  # then the teacher compiles for itself
+            process.wait()
+        log.close()
+
+    return wait
+
+
+def tune(preset: Preset) -> None:
+    """Process-wide switches of torch for a run."""
+    import torch
+
+    torch.set_num_threads(preset.threads)
+    if preset.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if preset.compile:
+        import torch._dynamo
+
+        torch._dynamo.config.suppress_errors = True  # a model that does not compile still trains
+
+
+def measure(folder: Path, count: int, device: str = "cpu") -> None:
     """Print the table of pixel tests, write it to metrics.json, draw sheet.png; via from_pretrained."""
     from engines.embedded import evaluate, export
 
-    pipe = export.loaded(folder)
+    pipe = export.loaded(folder).to(device)
     size = json.loads((folder / "suggestions.json").read_text())["native_size"]
     table = evaluate.evaluate(pipe, size, count)
     (folder / "metrics.json").write_text(json.dumps(table, indent=2) + "\n")
@@ -62,6 +96,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("train", "run every stage; a run started again continues"),
+        ("rehearse", "compile what training will run, into the compiler's cache on disk; beside a run"),
         ("export", "copy a finished run's exported model over the shipped weights"),
     ):
         command = commands.add_parser(name, help=text)
@@ -71,6 +106,10 @@ def main() -> None:
         )
         if name == "export":
             command.add_argument("--to", type=Path, default=WEIGHTS)
+        if name == "train":
+            command.add_argument(
+                "--minutes", type=float, help="of the clock, for everything, instead of the preset's steps"
+            )
     command = commands.add_parser("evaluate", help="pixel tests of exported weights")
     command.add_argument("--weights", type=Path, default=WEIGHTS)
     command.add_argument(
@@ -85,7 +124,12 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     folder = arguments.out or WORK / preset.name
     if arguments.command == "train":
-        train(preset, folder)
+        train(preset, folder, arguments.minutes)
+    elif arguments.command == "rehearse":
+        from engines.embedded import training
+
+        tune(preset)
+        training.rehearse(preset, lambda text: print(text, flush=True))
     else:
         from engines.embedded import export
 

@@ -5,16 +5,10 @@ Trained on the grammar's scenes and, so that image to image works from a drawing
 
 from __future__ import annotations
 
-from random import Random
-
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Generator, Tensor
-
-from engines.embedded.render import render
-from engines.embedded.scene import random_scene
-from engines.embedded.scribble import blobs, scribble_over
 
 
 def tiny_autoencoder(
@@ -28,16 +22,6 @@ def tiny_autoencoder(
         num_decoder_blocks=decoder_blocks,
         scaling_factor=1.0,
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def training_pictures(count: int, size: int, rng: Random, generator: Generator) -> Tensor:
-    """[count, 3, size, size] in -1..1: half scenes, a sixth scenes drawn over, a third blobs."""
-    drawn = max(1, count // 6)
-    scenes = render([random_scene(rng) for _ in range(count - 2 * drawn)], size, generator)
-    scenes = torch.cat([scribble_over(scenes[:drawn], generator), scenes[drawn:]])
-    loose = blobs(2 * drawn, size, generator)
-    loose = torch.cat([scribble_over(loose[:drawn], generator), loose[drawn:]])
-    return torch.cat([scenes, loose]).mul(2).sub(1).contiguous(memory_format=torch.channels_last)
 
 
 def reconstruction_loss(ae: AutoencoderTiny, pictures: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ Everything is built from stock diffusers and transformers classes: no code of ou
 
 from __future__ import annotations
 
-from random import Random
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,7 @@ def unet_for(channels: tuple[int, ...], text_width: int, latent_size: int) -> UN
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+@functools.cache
 def signal_and_noise(device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """sqrt(alpha_cumprod) and sqrt(1 - alpha_cumprod): each [1000, 1, 1, 1] float32."""
     kept = lcm_scheduler().alphas_cumprod.view(-1, 1, 1, 1).to(device)
@@ -92,9 +93,13 @@ def random_timesteps(count: int, generator: Generator) -> Tensor:
     return torch.where(torch.rand(count, generator=generator, device=device) < 0.6, late, anywhere)
 
 
-def drop_captions(captions: list[str], rng: Random, share: float = 0.1) -> list[str]:
-    """Blank a share of the captions, so that the model also learns the unconditional picture."""
-    return ["" if rng.random() < share else text for text in captions]
+def drop_captions(ids: Tensor, blank: Tensor, generator: Generator, share: float = 0.1) -> Tensor:
+    """Blank a share of the captions, so that the model also learns the unconditional picture.
+
+    ids: [B, L] int64; blank: [L], the ids of "".
+    """
+    dropped = torch.rand(len(ids), 1, generator=generator, device=generator.device) < share
+    return torch.where(dropped.to(ids.device), blank, ids)
 
 
 def diffusion_loss(

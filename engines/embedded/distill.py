@@ -6,6 +6,8 @@ the teacher from t to t - 20 gives the point at which the student's average must
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator, Tensor
@@ -16,16 +18,19 @@ SKIP = 20
 MAX_W = 7.5  # the pipeline's default guidance scale 8.5 is w = 7.5
 
 
+@functools.cache
+def _rates(count: int, device: torch.device) -> Tensor:
+    """[count] float32, falling geometrically from 1 to 1/10000."""
+    falling = -(torch.log(torch.tensor(10000.0)) / (count - 1))
+    return torch.exp(torch.arange(count, dtype=torch.float32) * falling).to(device)
+
+
 def guidance_embedding(w: Tensor, dim: int = GUIDANCE_DIM) -> Tensor:
     """[B] guidance minus one (the Imagen convention) to [B, dim] float32, sines then cosines.
 
     The same numbers as LatentConsistencyModelPipeline.get_guidance_scale_embedding.
     """
-    half = dim // 2
-    rate = torch.exp(
-        torch.arange(half, dtype=torch.float32) * -(torch.log(torch.tensor(10000.0)) / (half - 1))
-    )
-    angle = w.float().view(-1, 1) * 1000.0 * rate.to(w.device)
+    angle = w.float().view(-1, 1) * 1000.0 * _rates(dim // 2, w.device)
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 

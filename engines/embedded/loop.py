@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image, ImageDraw
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Generator
+from torch import Generator, Tensor
 
 
 class Part(Protocol):
@@ -49,7 +49,8 @@ class Loop:
     """Runs `steps` optimiser steps and writes `<name>.pt`, `<name>.json` and `<name>.png` into `folder`.
 
     A run started again continues from the checkpoint, random states included. `seconds` is the
-    process's CPU time spent in this stage over all its runs.
+    process's CPU time spent in this stage over all its runs. With `budget_s` the stage ends after so many
+    seconds of the clock, whatever number of steps that is: `progress` runs from 0 to 1 either way.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Loop:
         rng: Random,
         generator: Generator,
         every_s: float = 150.0,
+        budget_s: float | None = None,
     ):
         self.folder, self.name, self.steps, self.parts = folder, name, steps, parts
-        self.rng, self.generator, self.every_s = rng, generator, every_s
-        self.step, self.seconds = 0, 0.0
+        self.rng, self.generator, self.every_s, self.budget_s = rng, generator, every_s, budget_s
+        self.step, self.seconds, self.progress = 0, 0.0, 0.0
         self.losses: list[tuple[int, float]] = []
         self.path = folder / f"{name}.pt"
         if self.path.exists():
@@ -72,13 +74,14 @@ class Loop:
 
     @property
     def done(self) -> bool:
-        return self.step >= self.steps
+        return self.progress >= 1.0
 
     def _load(self) -> None:
         state = torch.load(self.path, weights_only=False)
         for key, part in self.parts.items():
             part.load_state_dict(state["parts"][key])
         self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        self.progress = state["progress"]
         self.rng.setstate(state["rng"])
         self.generator.set_state(state["generator"])
 
@@ -87,6 +90,7 @@ class Loop:
             "parts": {key: part.state_dict() for key, part in self.parts.items()},
             "step": self.step,
             "seconds": self.seconds,
+            "progress": self.progress,
             "losses": self.losses,
             "rng": self.rng.getstate(),
             "generator": self.generator.get_state(),
@@ -104,28 +108,37 @@ class Loop:
             self.path.with_suffix(".json").write_text(json.dumps(record))
             draw_curve(self.losses, self.path.with_suffix(".png"))
 
-    def run(self, take: Callable[[int], float], look: Callable[[int], None] | None = None) -> None:
-        """Call `take(step)` for every step left (it returns the loss). `look(step)` follows a checkpoint."""
+    def run(self, take: Callable[[int, float], Tensor], look: Callable[[int], None] | None = None) -> None:
+        """Call `take(step, progress)` until done; it returns the loss, which is read now and then only,
+        so that a GPU need not wait for Python. `look(step)` follows a checkpoint."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        saved = spoken = time.monotonic()
-        cpu, total, count = time.process_time(), 0.0, 0
+        saved = spoken = began = time.monotonic()
+        first, before = self.step, self.progress
+        cpu, losses = time.process_time(), []
         with Progress(*columns, TextColumn("{task.fields[loss]}")) as progress:
-            bar = progress.add_task(self.name, total=self.steps, completed=self.step, loss="")
-            began, first = time.monotonic(), self.step
+            bar = progress.add_task(self.name, total=100, completed=100 * self.progress, loss="")
             while not self.done:
-                total, count = total + take(self.step), count + 1
+                losses.append(take(self.step, self.progress).detach())
                 self.step += 1
-                if count == 20 or self.done:
-                    self.losses.append((self.step, total / count))
-                    total, count = 0.0, 0
-                    progress.update(bar, completed=self.step, loss=f"loss {self.losses[-1][1]:.4f}")
+                if self.budget_s is None:
+                    self.progress = self.step / self.steps
+                else:
+                    passed = (time.monotonic() - began) / max(self.budget_s, 1e-3)
+                    self.progress = min(1.0, before + (1.0 - before) * passed)
+                if len(losses) == 20 or self.done:
+                    self.losses.append((self.step, float(torch.stack(losses).float().mean())))
+                    losses = []
+                    said = f"loss {self.losses[-1][1]:.4f}"
+                    progress.update(bar, completed=100 * self.progress, loss=said)
                 now = time.monotonic()
                 if not progress.console.is_terminal and now - spoken > 20 and self.losses:
-                    spoken, pace = now, (now - began) / (self.step - first)
-                    left = (self.steps - self.step) * pace / 60
-                    recent = sum(v for _, v in self.losses[-10:]) / len(self.losses[-10:])
+                    spoken, gone = now, max(self.progress - before, 1e-6)
+                    left = (1.0 - self.progress) * (now - began) / gone / 60
+                    pace = (self.step - first) / (now - began)
+                    recent = [v for _, v in self.losses[-10:]]
                     print(
-                        f"{self.name} {self.step}/{self.steps} loss {recent:.4f}, {left:.1f} min left",
+                        f"{self.name} {100 * self.progress:.0f} %, step {self.step}, {pace:.1f} a second, "
+                        f"loss {sum(recent) / len(recent):.4f}, {left:.1f} min left",
                         flush=True,
                     )
                 if now - saved > self.every_s or self.done:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +44,19 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike[(p.shape[0], p[0].numel())].append(p)
             for (rows, cols), params in alike.items():
-                updates = []
                 for p in params:
-                    state = self.state[p]
-                    if "momentum" not in state:
-                        state["momentum"] = torch.zeros_like(p)
-                    mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(mean, group["momentum"]).reshape(rows, cols))
-                whole = orthogonalised(torch.stack(updates)).float()
+                    if "momentum" not in self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                grads = [p.grad for p in params]
+                means = [self.state[p]["momentum"] for p in params]
+                # Whole lists at once: a GPU would wait for the launches of one matrix after another.
+                torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+                updates = torch._foreach_lerp(grads, means, group["momentum"])
+                whole = orthogonalised(torch.stack([u.reshape(rows, cols) for u in updates])).float()
                 scale = 0.2 * math.sqrt(max(rows, cols)) * group["lr"]
-                for p, update in zip(params, whole, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view(p.shape), alpha=-scale)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                turned = [u.view(p.shape) for p, u in zip(params, whole, strict=True)]
+                torch._foreach_add_(params, turned, alpha=-scale)
 
 
 class Pair:
@@ -95,22 +96,15 @@ class Pair:
             part.load_state_dict(state)
 
 
-def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:
-    """Learning rate of a step: linear warm-up, then half a cosine down to `floor * peak`."""
-    warmup = min(warmup, max(1, steps // 10))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+def cosine(
+    step: int, progress: float, peak: float, steps: int, warmup: int = 100, floor: float = 0.02
+) -> float:
+    """Learning rate at `progress` 0..1: up over `warmup` steps, then half a cosine to `floor * peak`.
 
-
-def rate_at(step: int, legs: Sequence[tuple[int, float]]) -> float:
-    """Learning rate of a step of several cosines in a row; a leg is (steps, peak)."""
-    for steps, peak in legs:
-        if step < steps:
-            return cosine(step, steps, peak)
-        step -= steps
-    return cosine(steps, steps, peak)
+    The first tenth of `steps` is the longest warm-up.
+    """
+    ramp = min(1.0, (step + 1) / max(1, min(warmup, steps // 10)))
+    return peak * ramp * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 class Average:

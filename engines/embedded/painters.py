@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import TypeVar
@@ -43,3 +44,31 @@ def paint(draw: Draw[T], workers: int, rng: Random, generator: Generator) -> Ite
     yield from DataLoader(
         painters, batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="spawn"
     )
+
+
+class Feed:
+    """Takes what painters finish, on a thread of its own, until `close` or until `take` says it is enough."""
+
+    def __init__(self, blocks: Iterator[T], take: Callable[[T], bool]) -> None:
+        """`take(block)` is called for one block at a time and returns whether it wants more."""
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(blocks, take), daemon=True)
+        self._thread.start()
+
+    def _run(self, blocks: Iterator[T], take: Callable[[T], bool]) -> None:
+        try:
+            for block in blocks:
+                if self._over.is_set() or not take(block):
+                    return
+        except BaseException as error:  # the thread that learns is told, by `check`
+            self._error = error
+
+    def check(self) -> None:
+        """Raises what ended the feed, if it was an error."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()

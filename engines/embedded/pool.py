@@ -1,81 +1,156 @@
-"""Scenes with their encoded pictures: rendered once, used in several epochs with a new caption each time."""
+"""Scenes with their encoded pictures and captions: drawn once, learned from several times."""
 
 from __future__ import annotations
 
-from functools import partial
+import functools
+import threading
+import time
+from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderTiny
 from torch import Generator, Tensor
+from transformers import CLIPTokenizer
 
-from engines.embedded.captions import caption
-from engines.embedded.painters import paint
+from engines.embedded.captions import caption, lexicon
+from engines.embedded.painters import Feed, paint
+from engines.embedded.reading import labels_of
 from engines.embedded.render import render
-from engines.embedded.scene import Scene, random_scene
+from engines.embedded.scene import random_scene
+from engines.embedded.vocabulary import token_ids, tokenizer_for
 
-BLOCK = 50  # scenes drawn and encoded at once
+if TYPE_CHECKING:  # painters need no diffusers, and each imports this
+    from diffusers import AutoencoderTiny
+
+BLOCK = 50  # scenes drawn at once
+CAPTIONS = 6  # ways of saying each scene
+GROUP = 250  # pictures encoded at once
 
 
-def _drawn(size: int, rng: Random, generator: Generator) -> tuple[list[Scene], Tensor]:
-    """BLOCK scenes and their pictures: [BLOCK, 3, size, size] uint8."""
+class Block(NamedTuple):
+    """BLOCK scenes as painted."""
+
+    pictures: Tensor  # [BLOCK, 3, size, size] uint8
+    ids: Tensor  # [BLOCK, CAPTIONS, tokens] int16
+    labels: Tensor  # [BLOCK, len(ATTRIBUTES)] int8, as labels_of
+
+
+@functools.cache
+def tokenizer(max_tokens: int) -> CLIPTokenizer:
+    """The one tokenizer of the grammar; made once in each process."""
+    return tokenizer_for(lexicon(), max_tokens)
+
+
+def drawn(size: int, max_tokens: int, rng: Random, generator: Generator) -> Block:
     scenes = [random_scene(rng) for _ in range(BLOCK)]
-    return scenes, render(scenes, size, generator).mul(255).round().byte()
+    words = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
+    ids = torch.tensor(token_ids(tokenizer(max_tokens), words), dtype=torch.int16)
+    pictures = render(scenes, size, generator).mul(255).round().byte()
+    return Block(pictures, ids.unflatten(0, (BLOCK, CAPTIONS)), labels_of(scenes).to(torch.int8))
 
 
 class Pool:
-    """Grows as training goes on. Latents are kept in float16 of unit scale (already times scaling_factor)."""
+    """Grows as training goes on. Latents are kept in float16 of unit scale (already times scaling_factor).
+
+    Pictures may come before there is a codec; they are encoded when a batch is first asked for.
+    """
 
     def __init__(
-        self,
-        ae: AutoencoderTiny,
-        size: int,
-        rng: Random,
-        generator: Generator,
-        device: str = "cpu",
-        workers: int = 0,
+        self, size: int, max_tokens: int, rng: Random, generator: Generator, device: str, workers: int
     ):
-        self.ae, self.size, self.device, self.workers = ae, size, device, workers
+        self.ae: AutoencoderTiny | None = None  # set once it is trained
+        self.device, self.workers = device, workers
+        self._draw = functools.partial(drawn, size, max_tokens)
+        self._lock = threading.Lock()
+        self._waiting: list[Block] = []
+        self._feed: Feed | None = None
+        self.latents, self.ids, self.labels = (torch.empty(0, device=device) for _ in range(3))
         self.use(rng, generator)
-        self.scenes: list[Scene] = []
-        self.blocks: list[Tensor] = []
-        self.latents = torch.empty(0)
 
     def use(self, rng: Random, generator: Generator) -> None:
         """Draw from these from now on: a stage resumes with the chance its checkpoint holds."""
-        self.rng, self.generator = rng, generator
-        self._fresh = paint(partial(_drawn, self.size), self.workers, rng, generator)
+        self.generator = generator
+        if self._feed is None:
+            self._fresh = paint(self._draw, self.workers, rng, generator)
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        """Scenes, encoded or not."""
+        with self._lock:
+            return len(self.latents) + BLOCK * len(self._waiting)
+
+    def grow(self) -> None:
+        """BLOCK new random scenes, drawn here and now."""
+        self._keep(next(self._fresh))
+        if self.ae is not None:
+            self.encode()
+
+    def feed(self, most: int) -> None:
+        """Let the workers fill the pool from now on, up to `most` scenes."""
+        self._feed = Feed(self._fresh, lambda block: self._keep(block) < most)
+
+    def wait(self, least: int, told: Callable[[int], None], pause_s: float = 0.25) -> None:
+        """Until at least `least` scenes are there; `told` hears how many are."""
+        while (count := len(self)) < least:
+            told(count)
+            if self._feed is None:
+                self.grow()
+            else:
+                self._feed.check()
+                time.sleep(pause_s)
+        told(count)
+
+    def close(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+
+    def _keep(self, block: Block) -> int:
+        moved = Block(*(tensor.to(self.device) for tensor in block))
+        with self._lock:
+            self._waiting.append(moved)
+        return len(self)
 
     @torch.no_grad()
-    def grow(self) -> None:
-        """Render and encode BLOCK new random scenes."""
-        scenes, pictures = next(self._fresh)
-        pictures = pictures.to(self.device).div(255).mul(2).sub(1)
-        latents = self.ae.encoder(pictures.contiguous(memory_format=torch.channels_last))
-        self.scenes += scenes
-        self.blocks.append((latents.float() * self.ae.config.scaling_factor).half().contiguous())
+    def encode(self) -> None:
+        """Turn all pictures that wait into latents. Needs `ae`."""
+        ae = self.ae
+        assert ae is not None, "a pool has no latents before it has a codec"
+        with self._lock:
+            blocks, self._waiting = self._waiting, []
+        if not blocks:
+            return
+        pictures, ids, labels = (torch.cat(column) for column in zip(*blocks, strict=True))
+        latents = []
+        for group in pictures.split(GROUP):
+            scaled = group.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+            told = ae.encoder(scaled).float() * ae.config.scaling_factor
+            latents.append(told.half().contiguous())
+        fresh = torch.cat(latents), ids, labels
+        with self._lock:
+            if len(self.latents):
+                kept = self.latents, self.ids, self.labels
+                fresh = tuple(torch.cat(pair) for pair in zip(kept, fresh, strict=True))
+            self.latents, self.ids, self.labels = fresh
 
-    def batch(self, count: int) -> tuple[Tensor, list[str], list[Scene]]:
-        """(latents [count, 4, h, w] float32, captions, their scenes), drawn with replacement."""
-        if len(self.blocks) > 64 or not len(self.latents):
-            self.latents = torch.cat([*([self.latents] if len(self.latents) else []), *self.blocks])
-            self.blocks = []
-        rows = torch.randint(
-            0, len(self.latents), (count,), generator=self.generator, device=self.generator.device
-        )
-        scenes = [self.scenes[int(row)] for row in rows]
-        words = [caption(scene, self.rng) for scene in scenes]
-        return self.latents[rows.to(self.latents.device)].float(), words, scenes
+    def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(latents [count, 4, h, w] float32, caption ids [count, tokens] int64, labels [count, A] int64).
+
+        Drawn with replacement, each with one of its captions.
+        """
+        if len(self._waiting) > 64 or not len(self.latents):
+            self.encode()
+        chance, device = self.generator, self.generator.device
+        rows = torch.randint(0, len(self.latents), (count,), generator=chance, device=device)
+        said = torch.randint(0, CAPTIONS, (count,), generator=chance, device=device)
+        rows, said = rows.to(self.device), said.to(self.device)
+        return self.latents[rows].float(), self.ids[rows, said].long(), self.labels[rows].long()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "scenes": self.scenes,
-            "latents": torch.cat([*([self.latents] if len(self.latents) else []), *self.blocks]),
-        }
+        """All that is encoded; workers draw again what waits to be."""
+        return {"latents": self.latents, "ids": self.ids, "labels": self.labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scenes, self.latents, self.blocks = state["scenes"], state["latents"], []
+        self.latents, self.ids, self.labels = (
+            state[key].to(self.device) for key in ("latents", "ids", "labels")
+        )
+        self._waiting = []

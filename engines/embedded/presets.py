@@ -23,20 +23,21 @@ class Preset:
     ae_crop: int  # trained on crops: flat pictures are redundant, more pictures beat more pixels
     ae_rate: float
     ae_crops: int  # windows of each picture in a batch
-    workers: int  # processes that draw; 0 draws in between
+    workers: int  # processes that draw, a third of them for the codec; 0 draws in between
     # Text encoder and UNet
     max_tokens: int
     text_width: int
     text_layers: int
     channels: tuple[int, ...]
-    pool: int  # latents encoded before the first step
-    fresh: int  # latents added to the pool each step
+    pool: int  # scenes drawn before the first step
+    fresh: int  # scenes added to the pool each step, where no workers add them
     # The text encoder before the UNet
     read_steps: int
     read_batch: int
     read_rate: float
     # The teacher
-    legs: tuple[tuple[int, float], ...]  # (steps, peak rate) of each cosine of the teacher
+    steps: int
+    rate: float
     batch: int
     ema: float
     # Distillation
@@ -44,16 +45,12 @@ class Preset:
     lcd_batch: int
     lcd_rate: float
     lcd_ema: float = 0.95
+    most: int = 0  # scenes the workers draw in all
     compile: bool = False
     # Decoder refinement with the encoder frozen
     polish_steps: int = 0
     evaluate: int = 96  # captions per step count in the final table
     look_steps: tuple[int, ...] = (2,)  # step counts on the sample sheet at each checkpoint
-
-    @property
-    def steps(self) -> int:
-        """Steps of the teacher, all legs."""
-        return sum(steps for steps, _ in self.legs)
 
 
 CPU = Preset(
@@ -80,7 +77,8 @@ CPU = Preset(
     read_steps=1800,
     read_batch=64,
     read_rate=3e-3,
-    legs=((4400, 2e-3),),
+    steps=4400,
+    rate=2e-3,
     batch=48,
     ema=0.999,
     lcd_steps=600,
@@ -90,37 +88,38 @@ CPU = Preset(
     polish_steps=3000,
 )
 
-# NOTE: never run on a GPU. Sized from the CPU run: 14 painters draw about 1,700 pictures a second.
 GPU = Preset(
     name="gpu",
     size=256,
     seed=20,
-    threads=8,
+    threads=4,
     device="cuda",
     ae_width=32,
     ae_encoder=(0, 1, 2, 2),
-    ae_decoder=(2, 2, 2, 1),
+    ae_decoder=(3, 3, 2, 0),
     ae_steps=4000,
     ae_batch=96,
     ae_crop=128,
     ae_rate=4e-3,
     ae_crops=4,
-    workers=14,
+    workers=15,
     max_tokens=32,
     text_width=128,
     text_layers=4,
     channels=(64, 96, 160),
-    pool=120_000,
-    fresh=16,
-    read_steps=4000,
+    pool=60_000,
+    fresh=0,
+    read_steps=2000,
     read_batch=1024,
     read_rate=3e-3,
-    legs=((8000, 2e-3),),
-    batch=1024,
+    steps=6000,
+    rate=2e-3,
+    batch=768,
     ema=0.999,
-    lcd_steps=3000,
+    lcd_steps=2500,
     lcd_batch=512,
-    lcd_rate=3e-4,
+    lcd_rate=4e-4,
+    most=900_000,
     compile=True,
     polish_steps=2000,
 )
@@ -149,7 +148,8 @@ SMOKE = Preset(
     read_steps=60,
     read_batch=16,
     read_rate=3e-3,
-    legs=((40, 2e-3),),
+    steps=40,
+    rate=2e-3,
     batch=16,
     ema=0.9,
     lcd_steps=8,

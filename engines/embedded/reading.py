@@ -9,13 +9,16 @@ attributes of the scene.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from engines.embedded.scene import ATTRIBUTES, Scene, attributes
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
 
 PATCH = 2  # latent cells a side that one query answers for
 NAMING = 0.3  # weight of the attributes beside the latents

@@ -5,31 +5,33 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from rich.progress import track
+from rich.progress import Progress
 from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engines.embedded.autoencoder import reconstruction_loss, tiny_autoencoder, training_pictures
-from engines.embedded.captions import lexicon
+from engines.embedded.autoencoder import reconstruction_loss, tiny_autoencoder
 from engines.embedded.diffusion import diffusion_loss, drop_captions, text_encoder_for, unet_for
 from engines.embedded.distill import distillation_loss
-from engines.embedded.loop import Loop
-from engines.embedded.optimiser import Average, Pair, cosine, rate_at
-from engines.embedded.painters import paint
-from engines.embedded.pool import BLOCK, Pool
+from engines.embedded.lessons import Lessons, training_pictures
+from engines.embedded.loop import Loop, Part
+from engines.embedded.optimiser import Average, Pair, cosine
+from engines.embedded.pool import BLOCK, Pool, tokenizer
 from engines.embedded.presets import Preset
-from engines.embedded.reading import Reader, labels_of, reading_loss
-from engines.embedded.vocabulary import token_ids, tokenizer_for
+from engines.embedded.reading import Reader, reading_loss
+from engines.embedded.vocabulary import token_ids
 
 Look = Callable[["Teacher", int], None]
+SHARES = {"autoencoder": 0.15, "text": 0.05, "teacher": 0.50, "student": 0.23, "polish": 0.05, "export": 0.02}
+"""Of the clock, where a run has only so much of it."""
 
 
 @functools.cache
@@ -55,76 +57,6 @@ def autocast(preset: Preset) -> torch.autocast:
     return torch.autocast(preset.device, torch.bfloat16, enabled=preset.device != "cpu" or bfloat16_pays())
 
 
-def new_autoencoder(preset: Preset) -> AutoencoderTiny:
-    torch.manual_seed(preset.seed)
-    return tiny_autoencoder(preset.ae_width, preset.ae_encoder, preset.ae_decoder).to(preset.device)
-
-
-def dice(preset: Preset, stage: int) -> tuple[Random, Generator]:
-    """The two sources of chance of one stage; the second draws on the preset's device."""
-    return Random(preset.seed + stage), Generator(preset.device).manual_seed(preset.seed + stage)
-
-
-def lessons(preset: Preset, rng: Random, generator: Generator) -> Iterator[Tensor]:
-    """What the codec learns from: [ae_batch / ae_crops, 3, size, size] in -1..1, for ever."""
-    draw = functools.partial(training_pictures, preset.ae_batch // preset.ae_crops, preset.size)
-    return paint(draw, preset.workers, rng, generator)
-
-
-def random_crops(preset: Preset, pictures: Tensor, generator: Generator) -> Tensor:
-    """`ae_crops` windows of each picture: [ae_batch, 3, ae_crop, ae_crop]."""
-    return torch.cat([random_crop(pictures, preset.ae_crop, generator) for _ in range(preset.ae_crops)])
-
-
-def random_crop(pictures: Tensor, size: int, generator: Generator) -> Tensor:
-    """The same random window, aligned to latent cells, of every picture of the batch."""
-    room = (pictures.shape[-1] - size) // 8 + 1
-    top, left = (
-        8 * int(v) for v in torch.randint(0, room, (2,), generator=generator, device=generator.device)
-    )
-    window = pictures[..., top : top + size, left : left + size]
-    return window.contiguous(memory_format=torch.channels_last)
-
-
-def train_autoencoder(preset: Preset, folder: Path) -> AutoencoderTiny:
-    """Stage 0. Returns the averaged codec with `scaling_factor` set to 1 / std of the latents."""
-    ae = new_autoencoder(preset)
-    optimiser, average = Pair([ae], preset.ae_rate), Average(ae, 0.998)
-    rng, generator = dice(preset, 0)
-    loop = Loop(
-        folder, "autoencoder", preset.ae_steps, {"ae": ae, "opt": optimiser, "ema": average}, rng, generator
-    )
-
-    fresh = lessons(preset, rng, generator)
-
-    def take(step: int) -> float:
-        # The last tenth sees whole pictures: crops over-represent the zero padding at the border.
-        pictures = next(fresh).to(preset.device)
-        if step > 0.9 * preset.ae_steps:
-            pictures = pictures[:: preset.ae_crops * 3].contiguous(memory_format=torch.channels_last)
-        else:
-            pictures = random_crops(preset, pictures, generator)
-        with autocast(preset):
-            loss, squared = reconstruction_loss(ae, pictures, generator)
-        loss.backward()
-        optimiser.step(cosine(step, preset.ae_steps, preset.ae_rate))
-        average.update()
-        return float(squared)
-
-    loop.run(take)
-    average.swap()
-    ae.register_to_config(scaling_factor=round(1 / latent_std(ae, preset), 5))
-    return ae.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def latent_std(ae: AutoencoderTiny, preset: Preset) -> float:
-    """Standard deviation of the latents of 256 seeded scenes."""
-    rng, generator = Random(preset.seed + 1), Generator().manual_seed(preset.seed + 1)
-    pictures = training_pictures(256 if preset.size > 64 else 32, preset.size, rng, generator)
-    return float(ae.encoder(pictures.to(preset.device)).std())
-
-
 @dataclass
 class Teacher:
     """What stage 2 leaves behind. The weights are the averaged ones."""
@@ -134,165 +66,309 @@ class Teacher:
     unet: UNet2DConditionModel
 
 
+def new_autoencoder(preset: Preset) -> AutoencoderTiny:
+    torch.manual_seed(preset.seed)
+    return tiny_autoencoder(preset.ae_width, preset.ae_encoder, preset.ae_decoder).to(preset.device)
+
+
 def new_teacher(preset: Preset) -> Teacher:
     torch.manual_seed(preset.seed + 2)
-    tokenizer = tokenizer_for(lexicon(), preset.max_tokens)
-    text_encoder = text_encoder_for(tokenizer, preset.text_width, preset.text_layers)
+    words = tokenizer(preset.max_tokens)
+    text_encoder = text_encoder_for(words, preset.text_width, preset.text_layers)
     unet = unet_for(preset.channels, preset.text_width, preset.size // 8)
-    # Explicit products: the fused CPU attention is slower backwards at 64 tokens (29 ms against 5).
-    unet.set_attn_processor(AttnProcessor())
+    if preset.device == "cpu":
+        # Explicit products: the fused CPU attention is slower backwards at 64 tokens (29 ms against 5).
+        unet.set_attn_processor(AttnProcessor())
     text_encoder.set_attn_implementation("eager")
-    return Teacher(tokenizer, text_encoder.to(preset.device), unet.to(preset.device))
+    return Teacher(words, text_encoder.to(preset.device), unet.to(preset.device))
 
 
-def ids_of(tokenizer: CLIPTokenizer, captions: list[str], preset: Preset) -> Tensor:
-    return torch.tensor(token_ids(tokenizer, captions), device=preset.device)
-
-
-def gather(preset: Preset, folder: Path, ae: AutoencoderTiny) -> Pool:
-    """The first scenes and their latents, drawn once and kept in pool.pt."""
-    rng, generator = dice(preset, 7)
-    pool = Pool(ae, preset.size, rng, generator, preset.device, preset.workers)
-    kept = folder / "pool.pt"
-    if kept.exists():
-        pool.load_state_dict(torch.load(kept, weights_only=False))
-        return pool
-    for _ in track(range(-(-preset.pool // BLOCK)), "drawing scenes"):
-        pool.grow()
-    torch.save(pool.state_dict(), kept)
-    return pool
-
-
-def train_text(preset: Preset, folder: Path, teacher: Teacher, pool: Pool) -> None:
-    """Stage 1: the teacher's text encoder, in place; averaged weights."""
-    torch.manual_seed(preset.seed + 6)
-    reader = Reader(preset.text_width, preset.size // 8).to(preset.device)
-    modules = torch.nn.ModuleList([teacher.text_encoder, reader])
-    optimiser, average = Pair(modules, preset.read_rate), Average(modules, 0.998)
-    rng, generator = dice(preset, 6)
-    parts = {"modules": modules, "opt": optimiser, "ema": average}
-    loop = Loop(folder, "text", preset.read_steps, parts, rng, generator)
-    pool.use(rng, generator)
-
-    def take(step: int) -> float:
-        latents, captions, scenes = pool.batch(preset.read_batch)
-        ids, labels = ids_of(teacher.tokenizer, captions, preset), labels_of(scenes).to(preset.device)
-        with autocast(preset):
-            loss = reading_loss(teacher.text_encoder, reader, ids, latents.to(preset.device), labels)
-        loss.backward()
-        optimiser.step(cosine(step, preset.read_steps, preset.read_rate))
-        average.update()
-        return float(loss.detach())
-
-    loop.run(take)
-    average.swap()
-
-
-def train_teacher(preset: Preset, folder: Path, ae: AutoencoderTiny, look: Look) -> tuple[Teacher, Pool]:
-    """Stage 2. `look(teacher, step)` is called with the averaged weights in place after each checkpoint."""
-    teacher = new_teacher(preset)
-    pool = gather(preset, folder, ae)
-    train_text(preset, folder, teacher, pool)
-    modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
-    # The guidance input is zero until distillation, and conditioning on it costs nothing here.
-    optimiser, average = Pair(modules, preset.legs[0][1]), Average(modules, preset.ema)
-    rng, generator = dice(preset, 3)
-    pool.use(rng, generator)
-    parts = {"modules": modules, "opt": optimiser, "ema": average, "pool": pool}
-    loop = Loop(folder, "teacher", preset.steps, parts, rng, generator)
-    forward = torch.compile(teacher.unet, dynamic=False) if preset.compile else teacher.unet
-
-    def take(step: int) -> float:
-        if step * preset.fresh % BLOCK < preset.fresh:
-            pool.grow()
-        latents, captions, _ = pool.batch(preset.batch)
-        ids = ids_of(teacher.tokenizer, drop_captions(captions, rng), preset)
-        with autocast(preset):
-            loss = diffusion_loss(forward, teacher.text_encoder, latents.to(preset.device), ids, generator)
-        loss.backward()
-        optimiser.step(rate_at(step, preset.legs))
-        average.update()
-        return float(loss.detach())
-
-    def show(step: int) -> None:
-        average.swap()
-        look(teacher, step)
-        average.swap()
-
-    loop.run(take, show)
-    average.swap()
-    modules.eval().requires_grad_(False)
-    return teacher, pool
-
-
-def train_student(preset: Preset, folder: Path, teacher: Teacher, pool: Pool, look: Look) -> Teacher:
-    """Stage 3. Returns the teacher's text encoder with the student's averaged UNet."""
+def new_student(teacher: Teacher) -> UNet2DConditionModel:
     student = copy.deepcopy(teacher.unet).requires_grad_(True)
     torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
-    optimiser, average = Pair([student], preset.lcd_rate), Average(student, preset.lcd_ema)
-    shadow = copy.deepcopy(student).requires_grad_(False)
-    rng, generator = dice(preset, 4)
-    loop = Loop(
-        folder,
-        "student",
-        preset.lcd_steps,
-        {"unet": student, "opt": optimiser, "ema": average},
-        rng,
-        generator,
-    )
-    pool.use(rng, generator)
-    models = [student, shadow, teacher.unet]
-    fast = [torch.compile(m, dynamic=False) if preset.compile else m for m in models]
+    return student
+
+
+def compiled(preset: Preset, model: Any) -> Any:
+    return torch.compile(model, dynamic=False) if preset.compile else model
+
+
+def dice(preset: Preset, stage: int) -> tuple[Random, Generator]:
+    """The two sources of chance of one stage; the second draws on the preset's device."""
+    return Random(preset.seed + stage), Generator(preset.device).manual_seed(preset.seed + stage)
+
+
+def ids_of(preset: Preset, captions: list[str]) -> Tensor:
+    return torch.tensor(token_ids(tokenizer(preset.max_tokens), captions), device=preset.device)
+
+
+def embeds_of(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
+    """[B, L, D] float32."""
     with torch.no_grad():
-        blank = teacher.text_encoder(ids_of(teacher.tokenizer, [""], preset)).last_hidden_state.float()
+        hidden: Tensor = text_encoder(ids).last_hidden_state.float()
+    return hidden
 
-    def take(step: int) -> float:
-        latents, captions, _ = pool.batch(preset.lcd_batch)
+
+def random_crops(preset: Preset, pictures: Tensor, rng: Random) -> Tensor:
+    """`ae_crops` windows of each picture: [ae_batch, 3, ae_crop, ae_crop]."""
+    return torch.cat([random_crop(pictures, preset.ae_crop, rng) for _ in range(preset.ae_crops)])
+
+
+def random_crop(pictures: Tensor, size: int, rng: Random) -> Tensor:
+    """The same random window, aligned to latent cells, of every picture of the batch."""
+    room = (pictures.shape[-1] - size) // 8
+    top, left = (8 * rng.randint(0, room) for _ in range(2))
+    window = pictures[..., top : top + size, left : left + size]
+    return window.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def latent_std(ae: AutoencoderTiny, preset: Preset) -> float:
+    """Standard deviation of the latents of 256 seeded scenes."""
+    rng, generator = Random(preset.seed + 1), Generator().manual_seed(preset.seed + 1)
+    pictures = training_pictures(256 if preset.size > 64 else 32, preset.size, rng, generator)
+    parts = [ae.encoder(part.to(preset.device)).float() for part in pictures.split(32)]
+    return float(torch.cat(parts).std())
+
+
+class Training:
+    """One run of the recipe in `folder`; a run started again continues."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        folder: Path,
+        seconds: float | None = None,
+        rehearsed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """seconds: of the clock, for everything; None: as many as the preset's steps take.
+        rehearsed: returns when nobody else compiles what the teacher is about to."""
+        self.preset, self.folder, self.rehearsed = preset, folder, rehearsed
+        self._until = None if seconds is None else time.monotonic() + seconds
+        share = preset.workers // 3
+        self.lessons = Lessons(
+            preset.ae_batch // preset.ae_crops, preset.size, *dice(preset, 0), preset.device, share
+        )
+        self.pool = Pool(
+            preset.size, preset.max_tokens, *dice(preset, 7), preset.device, preset.workers - share
+        )
+
+    def run(self, look: Callable[[str, AutoencoderTiny], Look]) -> tuple[Teacher, AutoencoderTiny]:
+        """All stages. `look(stage, codec)` makes what is called with the averaged weights in place after each
+        checkpoint, with the model and the step."""
+        if self.preset.workers:
+            self.pool.feed(self.preset.most)  # while the codec learns, scenes for the rest are drawn
+        try:
+            ae = self.autoencoder()
+            self.gather(ae)
+            self.rehearsed()
+            teacher = self.teacher(look("teacher", ae))
+            student = self.student(teacher, look("student", ae))
+            return student, self.polish(ae)
+        finally:
+            self.lessons.close()
+            self.pool.close()
+
+    def _loop(self, name: str, steps: int, parts: dict[str, Part], rng: Random, generator: Generator) -> Loop:
+        budget = None
+        if self._until is not None:
+            ahead = list(SHARES)[list(SHARES).index(name) :]
+            left = max(0.0, self._until - time.monotonic())
+            budget = left * SHARES[name] / sum(SHARES[stage] for stage in ahead)
+        return Loop(self.folder, name, steps, parts, rng, generator, budget_s=budget)
+
+    def autoencoder(self) -> AutoencoderTiny:
+        """Stage 0. The averaged codec with `scaling_factor` set to 1 / std of the latents."""
+        preset, lessons = self.preset, self.lessons
+        ae = new_autoencoder(preset)
+        optimiser, average = Pair([ae], preset.ae_rate), Average(ae, 0.998)
+        rng, generator = dice(preset, 0)
+        parts: dict[str, Part] = {"ae": ae, "opt": optimiser, "ema": average}
+        loop = self._loop("autoencoder", preset.ae_steps, parts, rng, generator)
+        lessons.use(rng, generator)
+
+        def take(step: int, progress: float) -> Tensor:
+            # The last tenth sees whole pictures: crops over-represent the zero padding at the border.
+            pictures = lessons.batch()
+            if progress > 0.9:
+                pictures = pictures[:: preset.ae_crops * 3].contiguous(memory_format=torch.channels_last)
+            else:
+                pictures = random_crops(preset, pictures, rng)
+            with autocast(preset):
+                loss, squared = reconstruction_loss(ae, pictures, generator)
+            loss.backward()
+            optimiser.step(cosine(step, progress, preset.ae_rate, preset.ae_steps))
+            average.update()
+            return squared
+
+        loop.run(take)
+        average.swap()
+        ae.register_to_config(scaling_factor=round(1 / latent_std(ae, preset), 5))
+        return ae.eval().requires_grad_(False)
+
+    def gather(self, ae: AutoencoderTiny) -> None:
+        """The first scenes and their latents, kept in pool.pt."""
+        pool, kept = self.pool, self.folder / "pool.pt"
+        pool.ae = ae
+        if kept.exists():
+            pool.load_state_dict(torch.load(kept, weights_only=False))
+        with Progress() as progress:
+            bar = progress.add_task("drawing scenes", total=self.preset.pool)
+            pool.wait(self.preset.pool, lambda count: progress.update(bar, completed=count))
+        pool.encode()
+        if not kept.exists():
+            torch.save(pool.state_dict(), kept)
+
+    def text(self, teacher: Teacher) -> None:
+        """Stage 1: the teacher's text encoder, in place; averaged weights."""
+        preset, pool = self.preset, self.pool
+        torch.manual_seed(preset.seed + 6)
+        reader = Reader(preset.text_width, preset.size // 8).to(preset.device)
+        modules = torch.nn.ModuleList([teacher.text_encoder, reader])
+        optimiser, average = Pair(modules, preset.read_rate), Average(modules, 0.998)
+        rng, generator = dice(preset, 6)
+        parts: dict[str, Part] = {"modules": modules, "opt": optimiser, "ema": average}
+        loop = self._loop("text", preset.read_steps, parts, rng, generator)
+        pool.use(rng, generator)
+
+        def take(step: int, progress: float) -> Tensor:
+            latents, ids, labels = pool.batch(preset.read_batch)
+            with autocast(preset):
+                loss = reading_loss(teacher.text_encoder, reader, ids, latents, labels)
+            loss.backward()
+            optimiser.step(cosine(step, progress, preset.read_rate, preset.read_steps))
+            average.update()
+            return loss
+
+        loop.run(take)
+        average.swap()
+
+    def teacher(self, look: Look) -> Teacher:
+        """Stage 2."""
+        preset, pool = self.preset, self.pool
+        teacher = new_teacher(preset)
+        self.text(teacher)
+        modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
+        # The guidance input is zero until distillation, and conditioning on it costs nothing here.
+        optimiser, average = Pair(modules, preset.rate), Average(modules, preset.ema)
+        rng, generator = dice(preset, 3)
+        pool.use(rng, generator)
+        parts: dict[str, Part] = {"modules": modules, "opt": optimiser, "ema": average}
+        if not preset.workers:
+            parts["pool"] = pool
+        loop = self._loop("teacher", preset.steps, parts, rng, generator)
+        forward, blank = compiled(preset, teacher.unet), ids_of(preset, [""])[0]
+
+        def take(step: int, progress: float) -> Tensor:
+            if not preset.workers and step * preset.fresh % BLOCK < preset.fresh:
+                pool.grow()
+            latents, ids, _ = pool.batch(preset.batch)
+            ids = drop_captions(ids, blank, generator)
+            with autocast(preset):
+                loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
+            loss.backward()
+            optimiser.step(cosine(step, progress, preset.rate, preset.steps))
+            average.update()
+            return loss
+
+        def show(step: int) -> None:
+            average.swap()
+            look(teacher, step)
+            average.swap()
+
+        loop.run(take, show)
+        average.swap()
+        modules.eval().requires_grad_(False)
+        return teacher
+
+    def student(self, teacher: Teacher, look: Look) -> Teacher:
+        """Stage 3. The teacher's text encoder with the student's averaged UNet."""
+        preset, pool = self.preset, self.pool
+        student = new_student(teacher)
+        optimiser, average = Pair([student], preset.lcd_rate), Average(student, preset.lcd_ema)
+        shadow = copy.deepcopy(student).requires_grad_(False)
+        rng, generator = dice(preset, 4)
+        parts: dict[str, Part] = {"unet": student, "opt": optimiser, "ema": average}
+        loop = self._loop("student", preset.lcd_steps, parts, rng, generator)
+        pool.use(rng, generator)
+        fast = [compiled(preset, model) for model in (student, shadow, teacher.unet)]
+        blank = embeds_of(teacher.text_encoder, ids_of(preset, [""]))
+
+        def take(step: int, progress: float) -> Tensor:
+            latents, ids, _ = pool.batch(preset.lcd_batch)
+            average.copy_to(shadow)
+            with autocast(preset):
+                embeds = embeds_of(teacher.text_encoder, ids)
+                loss = distillation_loss(*fast, embeds, blank, latents, generator)
+            loss.backward()
+            optimiser.step(cosine(step, progress, preset.lcd_rate, preset.lcd_steps, 30))
+            average.update()
+            return loss
+
+        def show(step: int) -> None:
+            average.copy_to(shadow)
+            look(Teacher(teacher.tokenizer, teacher.text_encoder, shadow), step)
+
+        loop.run(take, show)
         average.copy_to(shadow)
-        with autocast(preset):
-            with torch.no_grad():
-                embeds = teacher.text_encoder(
-                    ids_of(teacher.tokenizer, captions, preset)
-                ).last_hidden_state.float()
-            loss = distillation_loss(*fast, embeds, blank, latents.to(preset.device), generator)
-        loss.backward()
-        optimiser.step(cosine(step, preset.lcd_steps, preset.lcd_rate, warmup=30))
-        average.update()
-        return float(loss.detach())
+        return Teacher(teacher.tokenizer, teacher.text_encoder, shadow)
 
-    def show(step: int) -> None:
-        average.copy_to(shadow)
-        look(Teacher(teacher.tokenizer, teacher.text_encoder, shadow), step)
+    def polish(self, ae: AutoencoderTiny) -> AutoencoderTiny:
+        """Stage 4: the decoder alone, so that the latents the UNet has learned stay what they are."""
+        preset, lessons = self.preset, self.lessons
+        if not preset.polish_steps:
+            return ae
+        ae.decoder.requires_grad_(True)
+        optimiser, average = Pair([ae.decoder], preset.ae_rate / 2), Average(ae.decoder, 0.998)
+        rng, generator = dice(preset, 5)
+        parts: dict[str, Part] = {"decoder": ae.decoder, "opt": optimiser, "ema": average}
+        loop = self._loop("polish", preset.polish_steps, parts, rng, generator)
+        lessons.use(rng, generator)
 
-    loop.run(take, show)
-    average.copy_to(shadow)
-    return Teacher(teacher.tokenizer, teacher.text_encoder, shadow)
+        def take(step: int, progress: float) -> Tensor:
+            pictures = lessons.batch()
+            if step % 8:
+                pictures = random_crops(preset, pictures, rng)
+            else:
+                pictures = pictures[:: preset.ae_crops * 4].contiguous(memory_format=torch.channels_last)
+            with autocast(preset):
+                loss, squared = reconstruction_loss(ae, pictures, generator)
+            loss.backward()
+            optimiser.step(cosine(step, progress, preset.ae_rate / 2, preset.polish_steps))
+            average.update()
+            return squared
+
+        loop.run(take)
+        average.swap()
+        return ae.eval().requires_grad_(False)
 
 
-def polish_decoder(preset: Preset, folder: Path, ae: AutoencoderTiny) -> AutoencoderTiny:
-    """Stage 4: the decoder alone, so that the latents the UNet has learned stay what they are."""
-    if not preset.polish_steps:
-        return ae
-    ae.decoder.requires_grad_(True)
-    optimiser, average = Pair([ae.decoder], preset.ae_rate / 2), Average(ae.decoder, 0.998)
-    rng, generator = dice(preset, 5)
-    parts = {"decoder": ae.decoder, "opt": optimiser, "ema": average}
-    loop = Loop(folder, "polish", preset.polish_steps, parts, rng, generator)
-    fresh = lessons(preset, rng, generator)
+def rehearse(preset: Preset, told: Callable[[str], None]) -> None:
+    """Compile what teacher and student will run, on noise, so that the compiler's cache on disk has it.
 
-    def take(step: int) -> float:
-        pictures = next(fresh).to(preset.device)
-        if step % 8:
-            pictures = random_crops(preset, pictures, generator)
-        else:
-            pictures = pictures[:: preset.ae_crops * 4].contiguous(memory_format=torch.channels_last)
-        with autocast(preset):
-            loss, squared = reconstruction_loss(ae, pictures, generator)
-        loss.backward()
-        optimiser.step(cosine(step, preset.polish_steps, preset.ae_rate / 2))
-        average.update()
-        return float(squared)
+    In a process of its own beside the codec's stage, it costs the run nothing.
+    """
+    teacher, (_, generator) = new_teacher(preset), dice(preset, 8)
+    side = preset.size // 8
 
-    loop.run(take)
-    average.swap()
-    return ae.eval().requires_grad_(False)
+    def noise(count: int) -> tuple[Tensor, Tensor]:
+        latents = torch.randn(count, 4, side, side, generator=generator, device=preset.device)
+        return latents, ids_of(preset, [""] * count)
+
+    forward = compiled(preset, teacher.unet)
+    latents, ids = noise(preset.batch)
+    with autocast(preset):
+        loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
+    loss.backward()
+    told(f"teacher compiled, loss {float(loss):.3f}")
+    torch.nn.ModuleList([teacher.unet, teacher.text_encoder]).eval().requires_grad_(False)
+    student = new_student(teacher)
+    shadow = copy.deepcopy(student).requires_grad_(False)
+    fast = [compiled(preset, model) for model in (student, shadow, teacher.unet)]
+    latents, ids = noise(preset.lcd_batch)
+    blank = embeds_of(teacher.text_encoder, ids[:1])
+    with autocast(preset):
+        embeds = embeds_of(teacher.text_encoder, ids)
+        loss = distillation_loss(*fast, embeds, blank, latents, generator)
+    loss.backward()
+    told(f"student compiled, loss {float(loss):.3f}")

@@ -1,9 +1,11 @@
 """The whole recipe at a hundredth of its size: it learns, it exports, diffusers loads what it wrote."""
 
+import itertools
 import json
 import subprocess
 import sys
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from diffusers import LatentConsistencyModelPipeline
 
 from engines.embedded.diffusion import lcm_scheduler
 from engines.embedded.distill import boundary_scalings, guidance_embedding
-from engines.embedded.optimiser import orthogonalised
+from engines.embedded.loop import Loop
+from engines.embedded.optimiser import cosine, orthogonalised
 from engines.embedded.presets import SMOKE
-from engines.embedded.training import train_autoencoder
+from engines.embedded.training import SHARES, Training
 
 
 @pytest.mark.timeout(180)
@@ -35,35 +38,75 @@ def test_smoke_training_learns_exports_and_reloads(tmp_path):
     assert "4 steps" in json.loads((tmp_path / "weights" / "metrics.json").read_text())
 
 
-def test_a_stopped_stage_continues_to_the_same_weights(tmp_path):
+def test_a_stopped_stage_continues_to_the_same_weights(tmp_path, monkeypatch):
     short = replace(SMOKE, ae_steps=6)
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    whole = train_autoencoder(short, tmp_path / "whole").state_dict()
-
-    from engines.embedded import loop
+    whole = Training(short, tmp_path / "whole").autoencoder().state_dict()
 
     class Interrupted(Exception):
         pass
 
-    saved = loop.Loop.run
-
     def run_three(self, take, look=None):
         for _ in range(3):
-            take(self.step)
+            take(self.step, self.progress)
             self.step += 1
+            self.progress = self.step / self.steps
         self.save()
         raise Interrupted
 
-    loop.Loop.run = run_three
-    try:
+    with monkeypatch.context() as cut:
+        cut.setattr(Loop, "run", run_three)
         with pytest.raises(Interrupted):
-            train_autoencoder(short, tmp_path / "parts")
-    finally:
-        loop.Loop.run = saved
-    resumed = train_autoencoder(short, tmp_path / "parts").state_dict()
+            Training(short, tmp_path / "parts").autoencoder()
+    resumed = Training(short, tmp_path / "parts").autoencoder().state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
+
+
+@pytest.mark.timeout(180)
+def test_a_run_fed_by_painters_goes_through_every_stage_when_the_clock_is_short(tmp_path):
+    """What a GPU does: workers draw all along, and each stage ends by the clock, however few its steps."""
+    preset = replace(SMOKE, workers=3, most=300)
+    looks = []
+    run = Training(preset, tmp_path, seconds=3.0)
+    student, ae = run.run(lambda stage, ae: lambda model, step: looks.append((stage, step)))
+
+    assert [stage for stage, _ in looks] == ["teacher", "student"]
+    for stage in list(SHARES)[:-1]:
+        state = torch.load(tmp_path / f"{stage}.pt", weights_only=False)
+        assert state["progress"] == 1.0
+        assert state["step"] >= 1
+    assert preset.pool <= len(run.pool) <= preset.most
+    assert float(ae.config.scaling_factor) > 0
+    assert all(torch.isfinite(p).all() for p in student.unet.parameters())
+
+
+def test_a_stage_cut_off_by_the_clock_spends_what_is_left_of_its_schedule_in_the_time_it_is_given(tmp_path):
+    rng, generator = Random(1), torch.Generator().manual_seed(1)
+    weight = torch.nn.Linear(1, 1)
+    Loop(tmp_path, "stage", 10, {"weight": weight}, rng, generator).save()
+    state = torch.load(tmp_path / "stage.pt", weights_only=False)
+    torch.save(state | {"step": 7, "progress": 0.7}, tmp_path / "stage.pt")
+    seen = []
+
+    def take(step, progress):
+        seen.append((step, progress))
+        return torch.zeros(())
+
+    Loop(tmp_path, "stage", 10, {"weight": weight}, rng, generator, budget_s=0.05).run(take)
+    assert seen[0] == (7, 0.7)
+    assert all(a[1] <= b[1] for a, b in itertools.pairwise(seen))
+    seen.clear()
+    Loop(tmp_path, "stage", 10, {"weight": weight}, rng, generator).run(take)
+    assert seen == []  # it is done
+
+
+def test_the_learning_rate_rises_then_falls_to_its_floor():
+    rates = [cosine(step, step / 1000, 1e-3, 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert max(rates) == pytest.approx(rates[99], rel=1e-3)
+    assert rates[-1] == pytest.approx(2e-5)
 
 
 def test_guidance_embedding_equals_the_pipelines():
