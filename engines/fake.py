@@ -1,9 +1,9 @@
 """A pipeline without a model: real waiting, real pictures, faults on demand. For tests and load runs.
 
 `--model fake` or `--model fake:base_ms=3,row_ms=0.5,vae_ms=0.5,load_s=0,size=128`: one call of bucket B
-takes base_ms + row_ms * B; `overlaps=1` lets decodes run beside calls; `places=64` makes every call that
-large, more than a real engine's 16, so that the gateway and not the device is what a load test finds the
-end of. A picture is one colour,
+takes base_ms + row_ms * B; `overlaps=1` lets decodes run beside calls; `kept_mb=1` lets unchanged frames be
+answered without drawing; `places=64` makes every call that large, more than a real engine's 16, so that the
+gateway and not the device is what a load test finds the end of. A picture is one colour,
 `colour_of(prompt, seed)`, so that an answer that went to the wrong user is seen. Prompts that start with
 these do what they say, at their first step:
 
@@ -61,13 +61,14 @@ class Fake:
         size: float = 128,
         places: float = 0,
         overlaps: float = 0,
+        kept_mb: float = 0,
         max_batch: int = 0,
         deterministic: bool = False,
     ) -> None:
         fitting = tuple(bucket for bucket in BUCKETS if bucket <= (max_batch or BUCKETS[-1]))
         self.buckets = (int(places),) if places else fitting[-1:] if deterministic else fitting
         self.base_ms, self.row_ms, self.vae_ms, self.load_s = base_ms, row_ms, vae_ms, load_s
-        self.overlaps = bool(overlaps)
+        self.overlaps, self.kept = bool(overlaps), int(kept_mb * 1e6)
         side = int(size)
         self.models = [
             Model(

@@ -52,6 +52,7 @@ class Lcm:
     models: list[Model] = field(default_factory=list, init=False)
     buckets: tuple[int, ...] = field(default=(), init=False)
     overlaps: bool = field(default=False, init=False)
+    kept: int = field(default=0, init=False)
 
     def load(self, progress: Report) -> None:
         """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
@@ -66,10 +67,11 @@ class Lcm:
         """Serve these weights."""
         self.streams = Streams(self.at)
         self.overlaps = self.streams.overlap
+        self.kept = self.cache_bytes // 8
         self.streams.lead()
         self.denoiser = Denoiser(loaded.unet, loaded.scheduler)
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
-        self.text = Text(loaded.tokenizer, loaded.text_encoder, Cache(self.cache_bytes // 4))
+        self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
         self.codec = Vae(loaded.vae, loaded.scale)
@@ -85,7 +87,7 @@ class Lcm:
         self.models = [
             Model(
                 name=loaded.name,
-                kind="sdv1-5",
+                kind=loaded.kind,
                 native=loaded.native,
                 smallest=loaded.smallest,
                 largest=loaded.largest,
@@ -159,11 +161,12 @@ class Lcm:
         timings: dict[str, float] = {"text": 0.0, "vae_encode": 0.0, "vae": 0.0}
         with self._refusing():
             embedding = self.text.embed(job.prompt, timings)
-            negative = self.text.embed(job.negative_prompt, timings) if slots == 2 else None
+            negative = self.text.embed(job.negative_prompt, timings, negative=True) if slots == 2 else None
             posterior = None
             if inputs is not None:
                 posterior, timings["vae_encode"] = inputs.encoded or self._encoded(job, inputs)
             guidance = self.denoiser.guidance(job.guidance)
+            sizes = self.denoiser.sizes(*self._size(job))
             rows = []
             for index in range(job.count):
                 start, plan, clean = self._plan(job, job.seed + index, inputs, posterior)
@@ -185,6 +188,7 @@ class Lcm:
                         guidance=guidance,
                         timings=dict(timings),
                         clean=None if clean is None else clean.to(self.at),
+                        sizes=sizes,
                     )
                 )
         return rows

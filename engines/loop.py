@@ -15,8 +15,8 @@ the process: its memory is not trusted any more, and the gateway sees the end of
 
 Pong.stats: steps, rows, slots (UNet calls, the rows in them, the places these had), occupancy
 (rows' places / slots), busy_s (in calls and decodes, which may be at once), step_s (the dearest call known),
-tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, refused, superseded,
-cancelled, and what the pipeline counts.
+tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, again (of these, frames
+answered with the picture of the one before), refused, superseded, cancelled, and what the pipeline counts.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from engines.cache import Cache
 from engines.cost import Cost
-from engines.drawing import Drawing
+from engines.drawing import Drawing, again
 from engines.link import Decoder, LinkError, pack
 from engines.mailbox import Request
 from engines.messages import (
     Cancel,
+    Done,
     Dropped,
     Job,
     Message,
@@ -70,7 +72,7 @@ DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single pictu
 DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
-ENDS = ("done", "refused", "superseded", "cancelled")  # of a request
+ENDS = ("done", "again", "refused", "superseded", "cancelled")  # of a request
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -108,6 +110,7 @@ class _Finished:
 class Loop:
     pipeline: Pipeline
     schedule: Tiers
+    _shown: Cache[tuple[Job, Done]]  # by session: what it asked for last, and the answer
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -158,6 +161,7 @@ class Loop:
         imported = time.monotonic()
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Tiers(self.cost, self.pipeline.buckets)
+        self._shown = Cache(self.pipeline.kept)
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
@@ -301,6 +305,12 @@ class Loop:
         if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
             job = replace(job, vae="tiny" if submit.buffering else "full")
             submit = replace(submit, job=job)
+        if submit.buffering and not submit.watch:
+            shown = self._shown.get(submit.session)
+            if shown is not None and shown[0] == job:
+                self._counts["again"] += 1
+                self._send(again(shown[1], submit, time.monotonic()))
+                return
         self._drawings[submit.ticket] = Drawing(submit)
         try:
             if len(self._drawings) > MAX_HELD:
@@ -397,7 +407,10 @@ class Loop:
             data, unsafe = self.pipeline.encode(drawing.rows[image], pixels, job)
             picture = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
             if drawing.add(image, picture, time.monotonic() - began) and drawing.close():
-                self._send(drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic()))
+                done = drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic())
+                if drawing.submit.buffering:
+                    self._shown.put(drawing.submit.session, (job, done), _bytes(job, done))
+                self._send(done)
                 self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
         except Fault as fault:
             self.inbox.put(_Finished(drawing, fault))
@@ -463,3 +476,8 @@ class Loop:
                 os._exit(70)
 
         return guarded
+
+
+def _bytes(job: Job, done: Done) -> int:
+    pictures = sum(len(picture.data) for picture in done.pictures)
+    return pictures + len(job.image or b"") + len(job.mask or b"") + 4 * len(job.prompt) + 2048

@@ -41,6 +41,7 @@ class Row(Protocol):
 class Pipeline(Protocol):
     models: list[Model]
     buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
+    kept: int  # bytes of answers the loop may keep, for live frames that come again unchanged
     overlaps: bool  # after `load`: a decode on another thread runs beside the steps and not between them
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:

@@ -12,7 +12,7 @@ HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # The part of engines/ that the gateway and the tests may use without torch.
 LIGHT = [
     *("messages", "link", "recorder", "pipeline", "drawing", "loop", "fake"),
-    *("outbox", "pool", "mailbox", "schedule", "tiers", "cost", "outlook", "simulate"),
+    *("outbox", "pool", "cache", "mailbox", "schedule", "tiers", "cost", "outlook", "simulate"),
 ]
 
 # Layers of realtime/, highest first; a module may import from its own layer and below.

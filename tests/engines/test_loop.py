@@ -212,6 +212,91 @@ def test_live_frames_leave_through_the_tiny_vae_and_requests_through_the_full_on
     assert (pong.stats["tiny_vae"], pong.stats["full_vae"]) == (1, 2)
 
 
+@pytest.fixture
+def keeper() -> Iterator[Process]:
+    """An engine that answers an unchanged frame with the picture of the one before."""
+    with Process("fake:base_ms=1,row_ms=0.2,vae_ms=0.1,kept_mb=1") as process:
+        yield process.ready()
+
+
+def drawn(engine: Process) -> tuple[float, float]:
+    """(rows stepped, frames answered without)."""
+    engine.send(Ping(1))
+    (pong,) = engine.until(Pong)
+    return pong.stats["rows"], pong.stats["again"]
+
+
+def live(ticket: int, session: str = "a", **given: Any) -> Submit:
+    return submit(ticket, session=session, buffering=2, **({"prompt": "fox", "seed": 7, "count": 2} | given))
+
+
+def test_an_unchanged_frame_is_answered_with_the_picture_of_the_one_before(keeper):
+    for ticket in (1, 2, 3):
+        keeper.send(live(ticket))
+        keeper.until(Done)
+    first, *others = [message for message in keeper.received if isinstance(message, Done)]
+    for done in others:
+        assert [picture.data for picture in done.pictures] == [picture.data for picture in first.pictures]
+        assert (done.seed, done.drawn, done.timings["cached"]) == (7, [64, 64], True)
+        assert (done.timings["inference"], done.timings["steps"]) == (0, [])
+        assert set(first.timings) < set(done.timings)
+    assert [done.ticket for done in others] == [2, 3]
+    assert drawn(keeper) == (2 * 4, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "dog"},
+        {"seed": 8},
+        {"count": 1},
+        {"format": "png"},
+        {"steps": 3},
+        {"guidance": 2.0},
+        {"safety": False},
+        {"vae": "full"},
+        {"image": png((1, 2, 3))},
+        {"session": "b"},
+        {"width": 72},
+    ],
+)
+def test_whatever_has_changed_is_drawn(keeper, change):
+    keeper.send(live(1))
+    keeper.until(Done)
+    keeper.send(live(2, **change))
+    keeper.until(Done)
+    assert drawn(keeper)[1] == 0
+    keeper.send(live(3, **change))
+    keeper.until(Done)
+    assert drawn(keeper)[1] == 1
+
+
+def test_what_was_shown_before_the_last_is_drawn_anew(keeper):
+    for ticket, prompt in enumerate(("fox", "dog", "fox")):
+        keeper.send(live(ticket, prompt=prompt))
+        keeper.until(Done)
+    assert drawn(keeper)[1] == 0
+
+
+def test_requests_are_always_drawn(keeper):
+    for ticket in (1, 2):
+        keeper.send(submit(ticket, "fox", session="a"))
+        keeper.until(Done)
+    assert drawn(keeper)[1] == 0
+
+
+def test_what_is_shown_again_is_bounded_and_the_longest_quiet_session_goes_first():
+    with Process("fake:base_ms=0,row_ms=0,vae_ms=0,kept_mb=0.02") as engine:  # some eight of these
+        engine.ready()
+        for ticket in range(30):
+            engine.send(live(ticket, session=f"s{ticket}"))
+            engine.until(Done)
+        engine.send(live(100, session="s29"), live(101, session="s0"))
+        answers = {done.ticket: done for done in engine.until(Done, 2)}
+    assert "cached" in answers[100].timings
+    assert "cached" not in answers[101].timings
+
+
 def test_frames_of_many_sessions_share_calls(engine):
     engine.send(*(submit(n, steps=8) for n in range(8)))
     batches = [step["batch"] for done in engine.until(Done, 8) for step in done.timings["steps"]]
