@@ -128,6 +128,65 @@ def embedded(
     _run(lambda tick: figures(model, pictures, size, out, counts, tick), publish=publish, json=json)
 
 
+@app.command()
+def roofline(quick: Quick = False, json: Json = None) -> None:
+    """Every piece of a picture beside the least it can take: by model, rows of a call and back end."""
+    from bench.roofline import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def peers(quick: Quick = False, json: Json = None) -> None:
+    """The engine beside diffusers, request batching and StreamDiffusion: the same weights, one process."""
+    from bench.compare import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
+def gpu(
+    budget: Annotated[
+        float, typer.Option(help="Seconds in all; what does not fit is left for another run.")
+    ] = 270,
+    out: Annotated[Path, typer.Option(help="Where results go after every part, and are found again.")] = Path(
+        "build/gpu/gpu.json"
+    ),
+    prebuild: Annotated[
+        bool, typer.Option("--prebuild", help="Only compile what the plan needs, beside other work.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Of --prebuild at once; 0: by the cores.")] = 0,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Small structures: a rehearsal.")] = False,
+    device: Annotated[str, typer.Option(help="cuda or cpu")] = "cuda",
+    folder: Annotated[Path, typer.Option(help="Of what is compiled.")] = Path("build/gpu"),
+) -> None:
+    """The measuring plan of one GPU, most valuable part first; go on where it stopped by saying it again."""
+    from bench.gpu.lab import Machine
+    from bench.gpu.measure import measure, show
+    from bench.gpu.prebuild import prebuild as build
+
+    machine = Machine(device, tiny, folder.absolute())
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if prebuild:
+        told = build(machine, budget, jobs, say)
+        raise typer.Exit(0 if all(one["ok"] for one in told.values()) else 1)
+    show(measure(machine, out.absolute(), budget, say))
+
+
+@app.command("report")
+def report_(
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("build/report.html"),
+    results: Annotated[Path, typer.Option(help="Folder of results as JSON.")] = report.RESULTS,
+) -> None:
+    """All results on one HTML page that needs no other file."""
+    from bench.page import write
+
+    console.print(f"written: {write(results, out)}")
+
+
 def _run(work: Callable[[Tick], report.Result], *, publish: bool, json: Path | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers under test end with us
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()

@@ -97,7 +97,7 @@ def show(result: Result, console: Console) -> None:
         for column in table.columns:
             grid.add_column(column, justify="left" if column == table.columns[0] else "right")
         for row in table.rows:
-            grid.add_row(*map(_text, row))
+            grid.add_row(*map(shown, row))
         console.print(grid)
     console.print(sentence(result.conditions), style="dim", highlight=False)
 
@@ -123,7 +123,7 @@ def markdown(result: Result, drawn: list[str] = []) -> str:  # noqa: B006 (never
     for table in [_bars(result.bars)] * bool(result.bars) + result.tables:
         lines += [f"**{table.title}**", ""]
         lines += ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-        lines += ["| " + " | ".join(map(_text, row)) + " |" for row in table.rows]
+        lines += ["| " + " | ".join(map(shown, row)) + " |" for row in table.rows]
         lines += ["", table.note, ""] if table.note else [""]
     lines += [line for name in drawn for line in (f"![{name}](results/{name})", "")]
     return "\n".join([*lines, f"<sub>{sentence(result.conditions)}</sub>", ""])
@@ -149,13 +149,14 @@ def draw(plot: Plot, folder: Path) -> str:
 def _bars(bars: list[Bar]) -> Table:
     rows = []
     for bar in bars:
-        limit = f"{'≥' if bar.at_least else '≤'} {_text(bar.limit)} {bar.unit}"
-        rows.append([bar.what, f"{_text(bar.value)} {bar.unit}", limit, "met" if bar.met else "**missed**"])
+        limit = f"{'≥' if bar.at_least else '≤'} {shown(bar.limit)} {bar.unit}"
+        rows.append([bar.what, f"{shown(bar.value)} {bar.unit}", limit, "met" if bar.met else "**missed**"])
     return Table("Bars", ["figure", "measured", "bar", ""], rows)
 
 
-def _text(value: Any) -> str:
-    if value is None:
+def shown(value: Any) -> str:
+    """A figure in three digits; nothing, and what is no number, as a dash."""
+    if value is None or value != value:
         return "–"
     if isinstance(value, int):
         return f"{value:,}"

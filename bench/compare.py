@@ -1,0 +1,328 @@
+"""Ours beside its peers: the same weights, the same device, the same process, one after the other.
+
+Sixteen sessions, each asking for its next picture when it has the last (closed loop), of 1 to 8 steps, four
+on average. A request's latency runs until *its own* picture is there, decoded and written as JPEG.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.conditions import after, conditions
+from bench.figures import Frame, percentile
+from bench.peers.pipelines import Asked, Diffusers, Draw, Line, Lockstep, Take, equal, everything, one
+from bench.report import Bar, Result, Table
+from engines.messages import Job
+
+SESSIONS = 16
+STEPS = (1, 2, 3, 4, 4, 4, 4, 5, 6, 8)  # four on average
+COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
+Tick = Callable[[str, float], None]
+
+
+@dataclass
+class Peer:
+    """What one way of serving came to; nan or None is what it cannot do or nobody asked."""
+
+    name: str
+    images_s: float = float("nan")
+    p50_ms: float = float("nan")
+    p95_ms: float = float("nan")
+    alone_ms: float = float("nan")  # four steps on an idle machine, until one's own picture
+    wrong: int | None = None
+    checked: int = 0  # pictures compared with what their request gives alone
+    note: str = ""
+
+
+def job_of(subject: Any, session: int, number: int, steps: int = 0) -> Job:
+    """The same for every peer: drawn from the session and the number."""
+    rng = random.Random(f"{session}/{number}")
+    return subject.job(session, steps or rng.choice(STEPS), seed=rng.randrange(2**31))
+
+
+# ---- closed loops ----
+
+
+def served(draw: Draw, take: Take, subject: Any, sessions: int, seconds: float) -> list[Frame]:
+    """A server that draws what `take` takes out of the line, one group after another."""
+    line: Line = deque()
+    frames: list[Frame] = []
+    opened: dict[tuple[int, int], Frame] = {}
+    measured = time.monotonic()
+    end = measured + seconds
+
+    def ask(session: int, number: int) -> None:
+        now = time.monotonic()
+        frame = Frame(session, number, now, sent=now)
+        frames.append(frame)
+        opened[session, number] = frame
+        line.append(Asked(session, number, now, job_of(subject, session, number)))
+
+    for session in range(sessions):
+        ask(session, 0)
+    while time.monotonic() < end:
+        group = take(line)
+        files = draw([asked.job for asked in group])
+        now = time.monotonic()
+        for asked, file in zip(group, files, strict=True):
+            frame = opened.pop((asked.session, asked.number))
+            frame.arrived, frame.data = now, file
+            ask(asked.session, asked.number + 1)
+    return frames
+
+
+def summed(peer: Peer, frames: Sequence[Frame], seconds: float) -> Peer:
+    """Images that came while the clock ran, and the latency of all that were answered."""
+    measured = [frame for frame in frames if not frame.warm]
+    start = min((frame.due for frame in measured), default=0.0)
+    answered = [frame for frame in frames if frame.answered]
+    inside = [frame for frame in answered if start <= frame.arrived <= start + seconds]
+    took = [frame.latency for frame in answered if not frame.warm]
+    peer.images_s = len(inside) / seconds
+    peer.p50_ms, peer.p95_ms = percentile(took, 0.5) * 1e3, percentile(took, 0.95) * 1e3
+    errors = sum(bool(frame.error) for frame in frames)
+    if errors:
+        peer.note = f"{errors} requests refused"
+    return peer
+
+
+def alone(draw: Draw, subject: Any, times: int) -> float:
+    """Milliseconds until a picture of four steps is there, nobody else about: median."""
+    took = []
+    for number in range(times + 1):
+        job = job_of(subject, 0, 1000 + number, 4)
+        began = time.monotonic()
+        draw([job])
+        took.append(time.monotonic() - began)
+    return statistics.median(took[1:]) * 1e3
+
+
+# ---- whose picture is it ----
+
+
+def nearer_to_others(files: Sequence[tuple[str, bytes]], expected: dict[str, bytes]) -> int:
+    """How many (owner, picture) look more like what somebody else asked for."""
+    references = {owner: pixels(file) for owner, file in expected.items()}
+    wrong = 0
+    for owner, file in files:
+        found = pixels(file)
+        apart = {name: np.abs(found - reference).mean() for name, reference in references.items()}
+        wrong += min(apart, key=apart.__getitem__) != owner
+    return wrong
+
+
+def pixels(file: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB").resize((32, 32)), dtype=np.float32)
+
+
+def coloured(subject: Any, owner: str, seed: int = 5) -> Job:
+    """A user's request: their own colour, as a picture to draw over."""
+    side = subject.side
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), COLOURS[owner]).save(file, "PNG")
+    return subject.job(0, 4, seed=seed, prompt=f"a {owner} cloth", image=file.getvalue(), strength=0.6)
+
+
+# ---- the peers ----
+
+
+def diffusers_one(subject: Any, seconds: float, sessions: int, compiled: bool = False) -> Peer:
+    peer = Peer("diffusers, compiled UNet, one by one" if compiled else "diffusers, one by one")
+    drawn = Diffusers(subject.loaded(), compiled)
+    drawn.draw([job_of(subject, 0, 0, 2)])  # builds, and first calls choose algorithms
+    peer.alone_ms = alone(drawn.draw, subject, 5)
+    summed(peer, served(drawn.draw, one, subject, sessions, seconds), seconds)
+    if not compiled:
+        jobs = {
+            owner: subject.job(n, 4, seed=n, prompt=f"a {owner} cloth") for n, owner in enumerate(COLOURS)
+        }
+        expected = {owner: drawn.draw([job])[0] for owner, job in jobs.items()}
+        files = [(owner, drawn.draw([jobs[owner]])[0]) for _ in range(4) for owner in COLOURS]
+        peer.wrong, peer.checked = nearer_to_others(files, expected), len(files)
+    return peer
+
+
+def diffusers_groups(subject: Any, seconds: float, sessions: int) -> Peer:
+    peer = Peer("diffusers, batches of equal steps")
+    drawn = Diffusers(subject.loaded())
+    drawn.draw([job_of(subject, n, 0, 2) for n in range(4)])
+    return summed(peer, served(drawn.draw, equal, subject, sessions, seconds), seconds)
+
+
+def lockstep(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
+    peer = Peer("request batches to the longest, our calls")
+    drawn = Lockstep(engine)
+    drawn.draw([job_of(subject, n, 0, 2) for n in range(4)])
+    return summed(peer, served(drawn.draw, everything, subject, sessions, seconds), seconds)
+
+
+def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
+    """One object for all, as its demo server has it; always four steps. A reply is somebody's picture:
+    latency is until one's own."""
+    from bench.peers.stream_diffusion import Missing, Stream
+
+    peer = Peer("StreamDiffusion 0.1.1, stream batch of 4 steps")
+    try:
+        stream = Stream(subject.loaded(), subject.side)
+    except Missing as missing:
+        peer.note = str(missing)
+        return peer
+    for _ in range(stream.delay + 2):
+        stream.draw("a red circle")
+    took = []
+    for _ in range(4):  # one user: the picture asked for comes with the last of `delay + 1` calls
+        began = time.monotonic()
+        for _ in range(stream.delay + 1):
+            stream.draw("a red circle")
+        took.append(time.monotonic() - began)
+    peer.alone_ms = statistics.median(took) * 1e3
+    line: deque[Frame] = deque()
+    inside: deque[Frame] = deque()  # in the order they entered the object
+    frames: list[Frame] = []
+
+    def ask(session: int, number: int) -> None:
+        now = time.monotonic()
+        frame = Frame(session, number, now, sent=now)
+        frames.append(frame)
+        line.append(frame)
+
+    for session in range(sessions):
+        ask(session, 0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        frame = line.popleft()
+        inside.append(frame)
+        stream.draw(f"a red circle {frame.session % 8}")
+        if len(inside) > stream.delay:
+            inside.popleft().arrived = time.monotonic()
+        ask(frame.session, frame.number + 1)  # its caller has a reply and goes on
+    summed(peer, frames, seconds)
+    peer.note = "always four steps; a reply shows what was asked three calls before"
+    pictures = {owner: Image.new("RGB", (subject.side,) * 2, colour) for owner, colour in COLOURS.items()}
+    expected = {}
+    for owner, picture in pictures.items():
+        for _ in range(2 * stream.delay + 2):
+            expected[owner] = stream.draw("a cloth", picture)
+    files = [(owner, stream.draw("a cloth", pictures[owner])) for _ in range(12) for owner in COLOURS]
+    peer.wrong, peer.checked = nearer_to_others(files, expected), len(files)
+    return peer
+
+
+def ours(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
+    """The engine's step loop over `engine`, a loaded pipeline."""
+    from bench.inside import closed
+
+    peer = Peer("ours")
+    first = closed(engine, lambda session, number: job_of(subject, 0, 1000 + number, 4), 1, 0.5, 0.3)
+    peer.alone_ms = percentile([f.latency for f in first if f.answered and not f.warm], 0.5) * 1e3
+    frames = closed(engine, lambda session, number: job_of(subject, session, number), sessions, seconds)
+    summed(peer, frames, seconds)
+    jobs = {owner: coloured(subject, owner) for owner in COLOURS}
+    expected = {}
+    for owner, job in jobs.items():  # each alone, on the idle engine
+        row = engine.rows(job, engine.decode_inputs(job))[0]
+        for _ in range(job.steps):
+            engine.step([row], engine.buckets[0])
+        expected[owner] = engine.encode(row, engine.decode([row])[0], job)[0]
+    owners = list(COLOURS)
+
+    def both(session: int, number: int) -> Job:
+        return jobs[owners[session]] if session < 2 else job_of(subject, session, number)
+
+    crowd = closed(engine, both, 6, min(seconds, 2.0), 0.0)
+    files = [(owners[f.session], f.data) for f in crowd if f.session < 2 and f.answered]
+    peer.wrong, peer.checked = nearer_to_others(files, expected), len(files)
+    return peer
+
+
+PARTS: dict[str, Callable[..., Peer]] = {
+    "one by one": lambda s, e, t, n: diffusers_one(s, t, n),
+    "groups": lambda s, e, t, n: diffusers_groups(s, t, n),
+    "compiled": lambda s, e, t, n: diffusers_one(s, t, n, compiled=True),
+    "lockstep": lockstep,
+    "streamdiffusion": lambda s, e, t, n: stream_diffusion(s, t, n),
+    "ours": ours,
+}
+
+
+def table(peers: Sequence[Peer], title: str, note: str) -> Table:
+    base = next((peer.images_s for peer in peers if peer.name == "diffusers, one by one"), float("nan"))
+    return Table(
+        title,
+        ["", "images/s", "to diffusers", "p50 ms", "p95 ms", "alone, 4 steps, ms", "wrong pictures", ""],
+        [
+            [
+                peer.name,
+                peer.images_s,
+                peer.images_s / base,
+                peer.p50_ms,
+                peer.p95_ms,
+                peer.alone_ms,
+                None if peer.wrong is None else f"{peer.wrong} of {peer.checked}",
+                peer.note,
+            ]
+            for peer in peers
+        ],
+        note,
+    )
+
+
+def figures(quick: bool, tick: Tick) -> Result:
+    """`python -m bench peers`: the embedded model on a CPU, SD1.5's size with random weights on CUDA."""
+    import torch
+
+    from bench import inside
+    from bench.subject import Subject, embedded
+
+    given = conditions()
+    cuda = torch.cuda.is_available()
+    torch.set_num_threads(1)
+    if cuda:
+        subject: Any = Subject("sd15", torch.device("cuda"), torch.float16)
+    else:
+        subject = embedded(torch.device("cpu"), torch.float32)
+    engine = inside.pipeline(subject, max_batch=16 if cuda else 8)
+    seconds = 3.0 if quick else 20.0
+    peers = []
+    for at, (name, part) in enumerate(PARTS.items()):
+        if name == "compiled" and quick and not cuda:
+            continue  # a minute or more of building
+        tick(name, at / len(PARTS))
+        peers.append(part(subject, engine, seconds, SESSIONS))
+    by = {peer.name: peer for peer in peers}
+    mine, base = by["ours"], by["diffusers, one by one"]
+    bars = [Bar("wrong pictures, ours", mine.wrong or 0, 0, "pictures")]
+    if cuda:
+        bars.append(Bar("images/s to diffusers", mine.images_s / base.images_s, 3.0, "x", True))
+        fast = by["diffusers, compiled UNet, one by one"]
+        bars.append(Bar("images/s to diffusers, compiled", mine.images_s / fast.images_s, 1.5, "x", True))
+    stream = by["StreamDiffusion 0.1.1, stream batch of 4 steps"]
+    if stream.images_s == stream.images_s:
+        share = mine.alone_ms / stream.alone_ms
+        bars.append(Bar("own picture at 4 steps, to StreamDiffusion's", share, 1 / 3, "x"))
+    title = (
+        f"{SESSIONS} sessions, closed loop, mixed steps: {subject.kind} {subject.side} px, {subject.dtype}"
+    )
+    return Result(
+        "peers",
+        after(given),
+        bars,
+        [table(peers, title, NOTE)],
+        raw={"peers": [asdict(peer) for peer in peers]},
+    )
+
+
+NOTE = (
+    "Steps 1 to 8, four on average; the same weights, device and process; every side keeps the embeddings of "
+    "a prompt. A wrong picture is one that looks more like what another user asked for than like its own."
+)

@@ -1,0 +1,142 @@
+"""What the parts of a plan share: a machine, a model on it, its engine, the book they write into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.conditions import ROOT
+from bench.gpu.plan import Book
+
+FOLDER = ROOT / "build" / "gpu"
+BUILT = ("inductor+graph", "inductor", "torch.compile+graph", "eager+graph", "eager")  # best first
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str
+    tiny: bool
+    folder: Path = FOLDER  # of what is built
+
+    @property
+    def dtype(self) -> str:
+        return "float16" if self.device == "cuda" else "float32"
+
+    def arguments(self) -> list[str]:
+        return ["--device", self.device, *(["--tiny"] if self.tiny else []), "--folder", str(self.folder)]
+
+    def environment(self) -> dict[str, str]:
+        """Everything that compiles, in every process, finds what another has compiled."""
+        return {
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+            "TRITON_CACHE_DIR": str(self.folder / "triton"),
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        }
+
+    def subject(self, kind: str) -> Any:
+        import torch
+
+        from bench.subject import Subject
+
+        dtype = getattr(torch, self.dtype)
+        return Subject(kind, torch.device(self.device), dtype, tiny=self.tiny, store=self.folder / "store")
+
+
+class Lab:
+    """What the parts of one process share: a model, its engine, and the book they write into."""
+
+    def __init__(self, machine: Machine, kind: str, book: Book) -> None:
+        self.machine, self.kind, self.book = machine, kind, book
+        self.seconds = 0.4 if machine.tiny else 4.0  # of a closed loop
+        self.cuda = machine.device == "cuda"
+
+    @cached_property
+    def subject(self) -> Any:
+        return self.machine.subject(self.kind)
+
+    @cached_property
+    def engine(self) -> Any:
+        from bench.inside import pipeline
+
+        return pipeline(self.subject, max_batch=16)
+
+    @cached_property
+    def ceilings(self) -> Any:
+        """Of the book, if they are there: a second process compares with the same."""
+        from bench.ceilings import Ceilings, measure
+
+        told = self.book.result("ceilings")
+        if told is None:
+            return measure(self.subject.device, self.subject.dtype, self.machine.tiny)
+        return Ceilings(
+            told["device"],
+            told["matrix_tflop_s"] * 1e12,
+            told["copy_gb_s"] * 1e9,
+            told["to_host_gb_s"] * 1e9,
+            told["launch_us"] * 1e-6,
+        )
+
+    def steps(self, way: str, rows: Sequence[int], build: bool = True) -> list[dict[str, Any]]:
+        from bench.roofline import step
+
+        most_s = 0.3 if self.machine.tiny else 1.0
+        return [step(self.subject, way, count, self.ceilings, most_s, build) for count in rows]
+
+    def best(self, rows: int, build: bool) -> list[dict[str, Any]]:
+        """Compiled and captured by the engine's back end; where that fails and `build`, by hand. Without
+        `build` only what was compiled before."""
+        ways = ["inductor+graph" if self.cuda else "inductor"]
+        if build and self.cuda:
+            ways.append("torch.compile+graph")
+        failed = ""
+        for way in ways:
+            try:
+                return [
+                    row | ({"fell_back": failed} if failed else {}) for row in self.steps(way, (rows,), build)
+                ]
+            except Exception as error:
+                if broken(error):
+                    raise
+                failed = f"{way}: {type(error).__name__}: {str(error)[:300]}"
+        raise RuntimeError(failed)
+
+    @property
+    def ready(self) -> dict[int, str]:
+        """By the rows of a call the best way that was measured: what the book says."""
+        found: dict[int, str] = {}
+        for told in self.book.parts.values():
+            rows = told.get("result")
+            for row in rows if told.get("ok") and isinstance(rows, list) else []:
+                if row.get("model") == self.kind and row.get("way") in BUILT:
+                    before = found.get(row["places"], row["way"])
+                    found[row["places"]] = min(before, row["way"], key=BUILT.index)
+        return dict(sorted(found.items()))
+
+    def served(self, most: int = 16) -> Any:
+        """The engine on the best way for each size of call that is ready, at most `most` rows in one."""
+        from bench.inside import Mixed
+
+        ways = {rows: way for rows, way in self.ready.items() if rows <= most} or {1: "eager"}
+        for rows, way in ways.items():  # after a restart nothing is loaded yet
+            self.subject.ways.run(way, self.subject.shape(rows))
+        backends = {rows: self.subject.ways.backend(way) for rows, way in ways.items()}
+        self.engine.denoiser.backend = Mixed(backends, self.subject.ways.backend("eager"))
+        self.engine.buckets = tuple(ways)
+        return self.engine
+
+
+def broken(error: BaseException) -> bool:
+    """After this the process's CUDA context answers nothing but errors."""
+    said = str(error)
+    return "CUDA error" in said or "device-side assert" in said or "CUBLAS_STATUS_EXECUTION" in said
+
+
+def floor_ms(lab: Lab, steps: int = 4) -> float:
+    """Of one image: its steps and its tiny decode."""
+    ceilings, itemsize = lab.ceilings, lab.subject.dtype.itemsize
+    parts_ = [(lab.subject.work("unet"), steps), (lab.subject.work("tiny-decode"), 1)]
+    return 1e3 * sum(n * work.seconds(1, ceilings.flop_s, ceilings.bytes_s, itemsize) for work, n in parts_)

@@ -1,0 +1,76 @@
+"""Whole pictures through the step loop: how soon one comes, how many a second, what a new size stalls."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import threading
+from typing import Any
+
+from bench.compare import Peer, summed
+from bench.figures import percentile
+from bench.gpu.lab import Lab, floor_ms
+from bench.inside import closed
+
+
+def one_image(lab: Lab) -> dict[str, Any]:
+    """A request on an idle engine, from the loop's inbox to its JPEG: four steps, tiny VAE, cached prompt."""
+    engine = lab.served(1)
+    frames = closed(engine, lambda s, n: lab.subject.job(0, 4, seed=n), 1, lab.seconds / 2, lab.seconds / 8)
+    took = [frame.latency for frame in frames if frame.answered and not frame.warm]
+    spent = [frame.timings for frame in frames if frame.answered and not frame.warm]
+    return {
+        "way": lab.ready.get(1, "eager"),
+        "images": len(took),
+        "p50_ms": percentile(took, 0.5) * 1e3,
+        "p95_ms": percentile(took, 0.95) * 1e3,
+        "floor_ms": floor_ms(lab),
+        "steps_ms": statistics.median(sum(s["seconds"] for s in t["steps"]) for t in spent) * 1e3,
+        "vae_ms": statistics.median(t["vae"] for t in spent) * 1e3,
+        "encode_ms": statistics.median(t["encode"] for t in spent) * 1e3,
+    }
+
+
+def throughput(lab: Lab) -> dict[str, Any]:
+    """Images per second with as many sessions as fill the largest call twice, four steps each."""
+    engine = lab.served()
+    sessions = 2 * max(engine.buckets)
+    frames = closed(
+        engine, lambda s, n: lab.subject.job(s, 4, seed=n), sessions, lab.seconds, lab.seconds / 4
+    )
+    peer = summed(Peer("ours"), frames, lab.seconds)
+    batches = [frame.batch for frame in frames if frame.answered and not frame.warm]
+    return {
+        "images_s": peer.images_s,
+        "p95_ms": peer.p95_ms,
+        "sessions": sessions,
+        "calls": {str(rows): lab.ready[rows] for rows in engine.buckets if rows in lab.ready},
+        "mean_batch": statistics.mean(batches) if batches else None,
+        "floor_images_s": 1e3 / floor_ms(lab),
+    }
+
+
+def new_size(lab: Lab) -> dict[str, Any]:
+    """Eight sessions draw; a request of a size nobody built arrives. What it costs the others."""
+    engine = lab.served(8)
+    other, count = lab.subject.side * 5 // 4, [0]
+    lock = threading.Lock()
+
+    def job(session: int, number: int) -> Any:
+        with lock:
+            count[0] += 1
+            new = session == 0 and count[0] > 40 and count[0] % 20 == 0
+        return lab.subject.job(session, 4, seed=number, **({"width": other} if new else {}))
+
+    frames = closed(engine, job, 8, lab.seconds, lab.seconds / 4)
+    ordered = sorted((frame for frame in frames if frame.answered), key=lambda frame: frame.arrived)
+    steps = [step["seconds"] for frame in ordered for step in frame.timings["steps"]]
+    gaps = [after.arrived - before.arrived for before, after in itertools.pairwise(ordered)]
+    usual = statistics.median(steps)
+    return {
+        "other_size": f"{other}x{lab.subject.side}",
+        "usual_step_ms": usual * 1e3,
+        "longest_step_ms": max(steps) * 1e3,
+        "longest_gap_ms": max(gaps) * 1e3,
+        "stall_steps": max(steps) / usual,
+    }

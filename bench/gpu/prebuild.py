@@ -1,0 +1,107 @@
+"""Compiling ahead what the plan needs, each piece in a process, so that measuring finds it in the caches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench.conditions import ROOT
+from bench.gpu.lab import Machine
+
+JOBS = (  # what the plan needs compiled, most needed first; (kind, rows), or diffusers' own call
+    ("sd15", 1),
+    ("sd15", 8),
+    ("diffusers", 1),
+    ("sdxl", 1),
+    ("sd15", 4),
+    ("sd15", 16),
+    ("sdxl", 4),
+    ("folder", 0),
+)
+TINY = (("sd15", 1), ("diffusers", 1), ("folder", 0))
+
+
+def prebuild(machine: Machine, budget_s: float, jobs: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Every job in a process of its own, `jobs` at a time (0: by the cores). Ends what is not done within
+    the budget."""
+    jobs = jobs or max(1, min(len(JOBS), (os.cpu_count() or 2) // 3))
+    end = time.monotonic() + budget_s
+    machine.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | machine.environment() | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads(jobs))}
+    waiting = list(TINY if machine.tiny else JOBS)
+    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    told: dict[str, Any] = {}
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            while waiting and len(running) < jobs:
+                kind, rows = waiting.pop(0)
+                name = f"{kind} {rows}"
+                log = (machine.folder / f"build-{kind}-{rows}.log").open("wb")
+                command = [sys.executable, "-m", "bench.gpu", "build", kind, str(rows), *machine.arguments()]
+                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+                running[name] = process, time.monotonic()
+            for name, (process, since) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    took = time.monotonic() - since
+                    told[name] = {"ok": process.returncode == 0, "seconds": round(took, 1)}
+                    log_ = (machine.folder / f"build-{name.replace(' ', '-')}.log").read_text(
+                        errors="replace"
+                    )
+                    last = (log_.strip().splitlines() or [""])[-1][:300]
+                    told[name]["said"] = last
+                    say(f"{name}: {'built' if process.returncode == 0 else 'failed'} in {took:.0f} s  {last}")
+            time.sleep(0.1)
+    finally:
+        for name, (process, _) in running.items():
+            process.kill()
+            process.wait()
+            told[name] = {"ok": False, "said": "not done within the budget"}
+            say(f"{name}: not done within the budget")
+        told |= {f"{kind} {rows}": {"ok": False, "said": "not begun"} for kind, rows in waiting}
+        (machine.folder / "prebuild.json").write_text(json.dumps(told, indent=1) + "\n")
+    return told
+
+
+def threads(jobs: int) -> int:
+    return max(1, (os.cpu_count() or 2) // jobs)
+
+
+def build(machine: Machine, kind: str, rows: int) -> dict[str, Any]:
+    """One job of `prebuild`. Says what the caches gave."""
+    import torch
+
+    torch.set_num_threads(1)
+    if kind == "folder":
+        from bench.weights import random_checkpoint
+
+        folder = machine.folder / "sd15"
+        random_checkpoint(folder, "sd15", torch.device(machine.device), tiny=machine.tiny, vae="tiny")
+        return {"folder": str(folder)}
+    if kind == "diffusers":
+        from bench.peers.pipelines import Diffusers
+
+        subject = machine.subject("sd15")
+        Diffusers(subject.loaded(), compiled=True).draw([subject.job(0, 2)])
+        return hits()
+    subject = machine.subject(kind)
+    way = "inductor"
+    try:
+        subject.ways.run(way, subject.shape(rows))
+    except RuntimeError as error:  # then the plan will do it by hand, and finds that ready
+        subject.ways.run("torch.compile+graph", subject.shape(rows))
+        return {"by hand": str(error)[:200]} | hits()
+    return dict(subject.ways.backend(way).stats()) | hits()
+
+
+def hits() -> dict[str, int]:
+    from torch._dynamo.utils import counters
+
+    wanted = ("fxgraph_cache_hit", "fxgraph_cache_miss", "fxgraph_cache_bypass")
+    found = {name: int(counters["inductor"][name]) for name in wanted}
+    return found | {name: int(value) for name, value in counters["aot_autograd"].items() if "cache" in name}

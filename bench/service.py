@@ -1,0 +1,58 @@
+"""The whole service on a model folder: `realtime serve` in its processes, sessions on real WebSockets."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+NEEDED = (
+    *("starlette", "uvicorn", "websockets", "httptools", "msgpack", "msgspec", "pybase64", "pydantic", "jwt"),
+    *("pydantic_settings", "cryptography", "httpcore2", "obstore", "structlog", "prometheus_client"),
+)
+SLO_S, FPS = 0.150, 10.0
+
+
+def measured(folder: Path, device: str, tiny: bool) -> dict[str, Any]:
+    """Raises ModuleNotFoundError naming what the gateway lacks here."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"the gateway cannot start here: {', '.join(missing)} are not installed")
+    import torch
+
+    from bench.figures import summary
+    from bench.load import Load, offer, one_picture, run
+    from bench.server import ours
+    from bench.weights import random_checkpoint
+
+    model = random_checkpoint(folder / "sd15", "sd15", torch.device(device), tiny=tiny, vae="tiny")
+    side, seconds = (64, 1.0) if tiny else (512, 3.0)
+    began = time.monotonic()
+    tried: list[dict[str, Any]] = []
+    with ours(str(model), device=device) as server:
+        ready = time.monotonic() - began
+        run(one_picture(server))
+        first = time.monotonic() - began
+
+        def good(sessions: int) -> bool:
+            load = Load(
+                sessions=sessions, rate_hz=FPS, seconds=seconds, warm_s=0.5, arrivals="regular",
+                slo_s=SLO_S, steps=(4,), size=side,
+            )  # fmt: skip
+            told = summary(run(offer(load, server.port)), sessions=sessions, seconds=seconds, slo_s=SLO_S)
+            share = told["frames"]["answered"] / max(1, told["frames"]["offered"])
+            p50, p95 = told["latency"]["p50_ms"], told["latency"]["p95_ms"]
+            tried.append(
+                {"sessions": sessions, "images_s": told["images_per_s"], "answered_share": share,
+                 "p50_ms": p50, "p95_ms": p95, "added_p50_ms": told["added"]["p50_ms"]}
+            )  # fmt: skip
+            return share >= 0.95 and not math.isnan(p95) and p95 <= SLO_S * 1e3
+
+        most = 0
+        for sessions in (4, 8, 13, 18):
+            if not good(sessions):
+                break
+            most = sessions
+    return {"sessions": most, "ready_s": ready, "first_image_s": first, "tried": tried}
