@@ -19,6 +19,7 @@ from realtime.apps.plan import Wish, pictures, plan
 from realtime.errors import InvalidInput
 from realtime.images import Media
 
+PICTURES = frozenset({"image", "image_url", "image_bytes", "mask_url", "mask_bytes"})  # fields that take one
 ECHO_CHARS = 200  # of a refused value in its error entry: enough to recognise it, never a picture
 
 
@@ -43,14 +44,16 @@ class Request(BaseModel):
     @property
     def wants_bytes(self) -> bool:
         """The caller speaks in raw bytes and reads `images[].content` (fal-js demo `realtime`)."""
-        return self.force_msgpack is not None or bytes in map(
-            type, map(self.__dict__.get, self.model_fields_set)
-        )
+        if self.force_msgpack is not None:
+            return True
+        if self.__pydantic_fields_set__.isdisjoint(PICTURES):
+            return False
+        return any(type(getattr(self, name, None)) is bytes for name in PICTURES)
 
     @property
     def wants_echo(self) -> bool:
         """The caller sent `image` as bytes and reads `image` back (fal-js demo `camera-turbo`, old)."""
-        return isinstance(getattr(self, "image", None), bytes)
+        return "image" in self.__pydantic_fields_set__ and isinstance(getattr(self, "image", None), bytes)
 
     @property
     def inline(self) -> bool:
@@ -63,6 +66,10 @@ class Request(BaseModel):
         # Not a private attribute of pydantic's: one costs every request 2 us.
         warnings: list[str] = self.__dict__.setdefault("_warnings", [])
         return warnings
+
+    def forget_warnings(self) -> None:
+        """Before it is planned, and perhaps planned again."""
+        self.__dict__.pop("_warnings", None)
 
     def check(self) -> None:
         """Rules across fields. Raises InvalidInput."""
@@ -85,7 +92,7 @@ class Request(BaseModel):
 
     def first_of(self, *fields: str) -> tuple[str, Source] | None:
         """(name, picture) of the first of these fields that is set; a further one earns a warning."""
-        if self.model_fields_set.isdisjoint(fields):
+        if self.__pydantic_fields_set__.isdisjoint(fields):
             return None
         found = [(name, value) for name in fields if (value := getattr(self, name)) is not None]
         for name, _ in found[1:]:
@@ -136,7 +143,7 @@ class App:
         """As `plan`, or None if something has to be waited for: a picture, or the first engine."""
         if not models:
             return None
-        request.warnings.clear()
+        request.forget_warnings()
         wish = request.wish()
         if wish.image is not None or wish.mask is not None:
             return None
@@ -151,7 +158,7 @@ class App:
         models: what the engine has loaded, the default first; empty while it starts.
         Raises Failure: ImageError, FetchError, Unsupported, EngineLost.
         """
-        request.warnings.clear()
+        request.forget_warnings()
         wish = request.wish()
         job, warnings = plan(wish, models, *await pictures(wish, media, models))
         request.warnings.extend(warnings)

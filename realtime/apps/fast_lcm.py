@@ -93,7 +93,7 @@ class FastLcm(Request):
             format=self.format,
             safety=self.enable_safety_checker,
             kind=KINDS[self.model_name],
-            kind_asked="model_name" in self.model_fields_set,
+            kind_asked="model_name" in self.__pydantic_fields_set__,
             kind_field="model_name",
             size=self.image_size.pair if self.image_size else None,
             vae=self.vae,
@@ -141,7 +141,7 @@ def result(request: Request, job: Job, done: Done) -> dict[str, Any]:
     """The documented output of fal's fast-* apps, without `images`."""
     assert isinstance(request, FastLcm)
     return {
-        "timings": dict(done.timings),
+        "timings": done.timings,
         "seed": done.seed,
         "has_nsfw_concepts": [picture.unsafe for picture in done.pictures],
         "prompt": request.prompt,

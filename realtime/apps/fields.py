@@ -171,7 +171,7 @@ class ImageSize(BaseModel):
 
 def _preset(value: Any) -> Any:
     """What was sent as a map without nulls."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {k: v for k, v in value.items() if v is not None} if None in value.values() else value
     if not isinstance(value, str):
         return value

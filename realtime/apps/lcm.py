@@ -137,7 +137,7 @@ class Lcm(ImageToImage):
         wish = replace(
             super().wish(),
             kind=self.model,
-            kind_asked="model" in self.model_fields_set,
+            kind_asked="model" in self.__pydantic_fields_set__,
             mask_only=self.inpaint_mask_only,
             size=self.image_size.pair if self.image_size else None,
         )
@@ -152,7 +152,7 @@ def result(request: Request, job: Job, done: Done) -> dict[str, Any]:
     """The documented output of fal-ai/lcm, without `images`."""
     assert isinstance(request, ImageToImage)
     return {
-        "timings": dict(done.timings),
+        "timings": done.timings,
         "seed": done.seed,
         "num_inference_steps": job.steps,
         "request_id": request.request_id,

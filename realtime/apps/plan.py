@@ -59,12 +59,12 @@ def plan(
                 f"strength {wish.strength:g} is drawn as {strength:g}, the least {wish.steps} steps can do"
             )
     width, height = _size(wish, image)
-    job = Job(
-        prompt=wish.prompt,
+    job = Job(  # four by position: a call with more than fifteen names goes through a dictionary
+        wish.prompt,
+        secrets.randbelow(SAFE_INTEGER - wish.count) if wish.seed is None else wish.seed,
+        width,
+        height,
         negative_prompt=wish.negative_prompt,
-        seed=secrets.randbelow(SAFE_INTEGER - wish.count) if wish.seed is None else wish.seed,
-        width=width,
-        height=height,
         steps=wish.steps,
         guidance=wish.guidance,
         strength=strength,
@@ -96,9 +96,10 @@ def choose(wish: Wish, models: list[Model]) -> tuple[Model | None, list[str]]:
             )
         model = models[0]
         warnings.append(f"drawn with {model.name} ({model.kind}): no {wish.kind} model is loaded here")
-    for feature, source in (("image", wish.image), ("mask", wish.mask)):
-        if source and feature not in model.features:
-            raise Unsupported.at(source[0], f"the model {model.name} takes no {feature}", "unsupported")
+    if wish.image or wish.mask:
+        for feature, source in (("image", wish.image), ("mask", wish.mask)):
+            if source and feature not in model.features:
+                raise Unsupported.at(source[0], f"the model {model.name} takes no {feature}", "unsupported")
     return model, warnings
 
 
