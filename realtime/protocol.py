@@ -48,7 +48,7 @@ class Connection:
         self.closed = False  # nothing is read or sent any more, except what `data_to_send` still holds
         self.errors = 0  # messages that were none
         self._heard = now
-        self._outputs: deque[bytes | str | Close] = deque()
+        self.outputs: deque[bytes | str | Close] = deque()  # what `data_to_send` still holds
 
     def receive(self, data: bytes | str, now: float) -> Request | None:
         """The request in a frame. None if there is none; then an error is due, unless the frame is empty."""
@@ -91,7 +91,7 @@ class Connection:
     def drop(self) -> None:
         """The peer is gone: nothing can be sent any more."""
         self.closed = True
-        self._outputs.clear()
+        self.outputs.clear()
 
     def wake_at(self) -> float:
         """When `tick` has something to do at the earliest, on the clock of `now`."""
@@ -113,13 +113,13 @@ class Connection:
 
     def data_to_send(self) -> bytes | str | Close | None:
         """The next message or close to put on the wire, oldest first; None if there is nothing."""
-        return self._outputs.popleft() if self._outputs else None
+        return self.outputs.popleft() if self.outputs else None
 
     @property
     def unsent(self) -> int:
         """Outputs not fetched yet. Who reads on while this grows lets the peer fill our memory."""
-        return len(self._outputs)
+        return len(self.outputs)
 
     def _put(self, output: bytes | str | Close) -> None:
         if not self.closed:
-            self._outputs.append(output)
+            self.outputs.append(output)

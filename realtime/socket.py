@@ -84,6 +84,7 @@ class Socket:
         settings = gateway.settings
         self._send_timeout_s = settings.send_timeout_s
         self._connection = Connection(now=time.monotonic(), idle_s=settings.idle_s)
+        self._outputs = self._connection.outputs
         self._session: Session[Frame, Done | Failure] = Session(buffering, 2 * settings.max_frame_bytes)
         # The engine lets a late frame give way to a newer one; who asks for a longer line wants it drawn.
         self._deadline_s = settings.target_s if buffering <= BUFFERING else None
@@ -147,17 +148,18 @@ class Socket:
     # ---- in ----
 
     def received(self, message: bytes | str, at: float, took_s: float) -> None:
-        self._flow.messages += 1
-        self._flow.received_bytes += len(message)
+        flow = self._flow
+        flow.messages += 1
+        flow.received_bytes += len(message)
         try:
             self._take_in(message, at, took_s)
         except Exception:
             logger.exception("socket.read", session=self.name, app=self._app.id)
             self.abort("error")
             return
-        if self._due:
+        if self._outputs or self._released:
             self._write()
-            self._frames.hold(self._connection.unsent > UNSENT)
+            self._frames.hold(len(self._outputs) > UNSENT)
 
     def _take_in(self, message: bytes | str, received: float, receive_s: float) -> None:
         start = time.monotonic()
@@ -273,43 +275,37 @@ class Socket:
 
     # ---- out ----
 
-    @property
-    def _due(self) -> bool:
-        """Something is to be written."""
-        return self._connection.unsent > 0 or bool(self._released)
-
     def room(self) -> None:
         self._write()
-        self._frames.hold(self._connection.unsent > UNSENT)
+        self._frames.hold(len(self._outputs) > UNSENT)
 
     def _write(self) -> None:
         """Errors and the close first, then results, for as long as the peer takes them."""
+        frames, outputs, released = self._frames, self._outputs, self._released
         wrote = False
         try:
-            while self._frames.ready and (output := self._next()) is not None:
+            while (outputs or released) and frames.ready:
+                if not outputs:
+                    self._answer(released.popleft())
+                    if not outputs:
+                        continue
+                output = outputs.popleft()
                 if isinstance(output, Close):
-                    self._frames.close(output.code, output.reason)
+                    frames.close(output.code, output.reason)
                 else:
-                    self._frames.write(output)
+                    frames.write(output)
                     self._flow.sent_bytes += len(output)
                 wrote = True
         except Exception:
             logger.exception("socket.write", session=self.name, app=self._app.id)
             self.abort("error")
             return
-        due = self._due
+        due = bool(outputs or released)
         if self._stalled is not None and (wrote or not due):
             self._stalled.cancel()
             self._stalled = None
         if due and self._stalled is None:
             self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, self._stall)
-
-    def _next(self) -> bytes | str | Close | None:
-        output = self._connection.data_to_send()
-        if output is None and self._released:
-            self._answer(self._released.popleft())
-            output = self._connection.data_to_send()
-        return output
 
     def _answer(self, slot: Slot[Frame, Done | Failure]) -> None:
         """The oldest outcome, now that it can be written, becomes a message, and its frame is gone."""
