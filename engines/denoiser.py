@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,12 @@ class LcmRow:
     shown: Shown | None = None  # these two need a feature of the lane, and rows without them may share it
     followed: Followed | None = None
     position: int = 0
+
+    def join(self, features: Iterable[str]) -> None:
+        """Go to the lane whose calls may have these features; the row need not bring what they are for."""
+        bare = self.lane.removesuffix("".join(f"+{name}" for name in self.features))
+        self.features = tuple(sorted({*self.features, *features}))
+        self.lane = "+".join((bare, *self.features))
 
 
 class Denoiser:

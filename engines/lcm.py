@@ -69,7 +69,7 @@ class Lcm:
         self.overlaps = self.streams.overlap
         self.kept = self.cache_bytes // 8
         self.streams.lead()
-        self.denoiser = Denoiser(loaded.unet, loaded.scheduler)
+        self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls)
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
         self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engines.control import Control
 from engines.hub import Report, Unloadable, download, find
 
 KINDS = ("sdv1-5", "sdxl")
@@ -42,6 +44,7 @@ class Weights:
     smallest: int
     largest: int
     scale: int  # pixels per latent
+    controls: Mapping[str, Control] = field(default_factory=dict)  # ControlNets by name, on their device
 
     @property
     def guidance(self) -> str:

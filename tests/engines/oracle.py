@@ -28,10 +28,12 @@ class NativeStrength(LCMScheduler):
 
 
 @functools.cache
-def loaded(kind: Any, folder: Path, lora: bool) -> Any:
+def loaded(kind: Any, folder: Path, lora: bool, nets: tuple[Any, ...]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {} if "XL" in kind.__name__ else {"safety_checker": None}
+        options: dict[str, Any] = {} if "XL" in kind.__name__ else {"safety_checker": None}
+        if nets:
+            options["controlnet"] = nets[0] if len(nets) == 1 else list(nets)
         pipe = kind.from_pretrained(folder, **options)
         if lora:
             pipe.load_lora_weights(folder / "lcm_lora")
@@ -42,9 +44,18 @@ def loaded(kind: Any, folder: Path, lora: bool) -> Any:
     return pipe
 
 
-def oracle(kind: Any, folder: Path, lora: bool = False, strength: float | None = None) -> Any:
-    """A pipeline of diffusers; `strength` makes a generic one run all LCM-native timesteps of it."""
-    pipe = loaded(kind, folder, lora)
+def oracle(
+    kind: Any,
+    folder: Path,
+    lora: bool = False,
+    strength: float | None = None,
+    nets: tuple[Any, ...] = (),
+) -> Any:
+    """A pipeline of diffusers; `strength` makes a generic one run all LCM-native timesteps of it.
+
+    nets: ControlNets, for a pipeline that takes them.
+    """
+    pipe = loaded(kind, folder, lora, nets)
     if strength is None:
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
         return pipe
