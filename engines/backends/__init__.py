@@ -39,6 +39,9 @@ class Backend(Protocol):
     def relieve(self) -> None:
         """Out of memory: give back what can be made again."""
 
+    def reasons(self) -> dict[str, str]:
+        """Why a shape is served by less than what was asked for."""
+
     def close(self) -> None:
         """End what works in the background."""
 

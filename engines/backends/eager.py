@@ -30,6 +30,9 @@ class Eager:
 
     def relieve(self) -> None: ...
 
+    def reasons(self) -> dict[str, str]:
+        return {}
+
     def close(self) -> None: ...
 
     def stats(self) -> dict[str, float]:

@@ -124,7 +124,7 @@ class Graphs:
         self._most = most
         self._captured: OrderedDict[Shape, _Captured] = OrderedDict()
         self._warmed: dict[Shape, tuple[Step, int]] = {}  # calls served so far
-        self._unfit: dict[Shape, Step] = {}  # would not be recorded
+        self._unfit: dict[Shape, tuple[Step, str]] = {}  # would not be recorded, and why
         self._counts = dict.fromkeys(("replayed", "recorded", "evicted", "unfit"), 0)
 
     def program(self, shape: Shape) -> Step:
@@ -138,7 +138,8 @@ class Graphs:
             self._drop(shape)
             found = None
         if found is None:
-            if self._warmed.get(shape) != (step, WARM_UPS) or self._unfit.get(shape) is step:
+            unfit = shape in self._unfit and self._unfit[shape][0] is step
+            if unfit or self._warmed.get(shape) != (step, WARM_UPS):
                 return None
             while len(self._captured) >= self._most:
                 self._drop(next(iter(self._captured)))
@@ -184,6 +185,10 @@ class Graphs:
             self._drop(shape)
         self._inner.relieve()
 
+    def reasons(self) -> dict[str, str]:
+        unfit = {str(shape): f"no CUDA graph: {reason}" for shape, (_, reason) in self._unfit.items()}
+        return unfit | self._inner.reasons()
+
     def close(self) -> None:
         for shape in list(self._captured):
             self._drop(shape)
@@ -206,7 +211,7 @@ class Graphs:
             self.relieve()
         else:
             self._drop(shape)
-            self._unfit[shape] = step
+            self._unfit[shape] = step, str(error)
             self._counts["unfit"] += 1
             log.warning("no CUDA graph of %s, which stays uncaptured: %s", shape, error)
         return self._recorder.aside(lambda: self._inner.step(shape, batch))

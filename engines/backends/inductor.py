@@ -39,7 +39,7 @@ class Inductor:
         """mode: one of code.MODES. Raises ValueError for another."""
         patches(mode)
         self.mode = mode
-        self.reasons: dict[Shape, str] = {}  # why a shape stays eager
+        self._reasons: dict[Shape, str] = {}  # why a shape stays eager
         self._program, self._store = program, store
         self._code: dict[Shape, Code] = {}  # trusted
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
@@ -66,7 +66,7 @@ class Inductor:
         return advanced
 
     def warm(self, shape: Shape, build: bool = True) -> None:
-        if shape in self._code or shape in self.reasons:
+        if shape in self._code or shape in self._reasons:
             return
         kept = self._store.get(self._facts(shape)) if self._store is not None else None
         if kept is not None and self.adopt(shape, kept):
@@ -93,10 +93,13 @@ class Inductor:
             self._store.put(self._facts(shape), packed)
 
     def fail(self, shape: Shape, reason: str) -> None:
-        self.reasons[shape] = reason
+        self._reasons[shape] = reason
         log.warning("%s stays eager: %s", shape, reason)
 
     def relieve(self) -> None: ...
+
+    def reasons(self) -> dict[str, str]:
+        return {str(shape): reason for shape, reason in self._reasons.items()}
 
     def close(self) -> None:
         if self.builds is not None:
@@ -106,7 +109,7 @@ class Inductor:
         counts = {f"inductor_{name}": float(count) for name, count in self._counts.items()}
         return counts | {
             "inductor_compiled": float(len(self._code)),
-            "inductor_failed": float(len(self.reasons)),
+            "inductor_failed": float(len(self._reasons)),
             "inductor_built_s": self._built_s,
         }
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Generator
 
 from engines.backends.program import Program, Shape
-from tests.engines.tiny import scramble
 
 TEXT = 16
 
 
-def program(embedded: bool = True, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Program:
+def program(
+    embedded: bool = True, dtype: torch.dtype = torch.float32, device: str = "cpu", width: int = 16
+) -> Program:
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(16,),
+        block_out_channels=(width,),
         down_block_types=("CrossAttnDownBlock2D",),
         mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",),
@@ -24,7 +28,14 @@ def program(embedded: bool = True, dtype: torch.dtype = torch.float32, device: s
         norm_num_groups=4,
         time_cond_proj_dim=32 if embedded else None,
     )
-    scramble(unet, seed=7)
+    generator = Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in unet.parameters():  # zeros and ones of a fresh network would hide a wrong gather
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            else:
+                parameter.add_(0.1 * noise)
     unet.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Program(unet, "v_prediction", None)
 
