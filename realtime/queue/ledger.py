@@ -7,18 +7,21 @@
 A request is accepted once and ends once; its end never changes. Who runs it holds a lease: a number that
 each claim raises, so that whoever lost it (a gateway that was thought dead) can end nothing any more.
 Nothing here knows threads, HTTP or the event loop, and the clocks come in: `now` is wall time (it is kept
-over reboots), `moment` is monotonic (a lease must survive a clock that is set). Both in seconds.
+over reboots), `moment` is monotonic (a lease must survive a clock that is set). Both in seconds. The one
+that is read here only paces the counting of places (`line`).
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from realtime.queue.file import File
+from realtime.queue.line import Line
 from realtime.queue.outbox import Outbox
 from realtime.queue.records import (
     CANCELLED,
@@ -72,7 +75,7 @@ class Ledger:
         self.file = File(path, max_bytes, read_only=read_only)
         self.transaction, self.close = self.file.transaction, self.file.close
         self._db, self._keep_s = self.file.db, keep_s
-        self.outbox = Outbox(self._db)
+        self.outbox, self._line = Outbox(self._db), Line(self._db, time.monotonic)
 
     # ---- from waiting to ended ----
 
@@ -89,7 +92,7 @@ class Ledger:
         )
         if again is not None:
             self._db.execute("UPDATE requests SET answering = ? WHERE seq = ?", (owner, again["seq"]))
-            return Receipt(again["id"], self._before(again["seq"], again["low"]), repeated=True)
+            return Receipt(again["id"], self._line.before(again["seq"], again["low"]), repeated=True)
         waiting, low = self._count("state = 0"), self._count("state = 0 AND low = 1")
         if (crowded := self._crowded(order, limits, waiting)) is not None:
             return crowded
@@ -285,7 +288,7 @@ class Ledger:
             )
             notes = tuple(Note(*line) for line in self._db.execute(lines, (row["seq"], notes_from)))
         if row["state"] == WAITING:
-            return Status("IN_QUEUE", self._before(row["seq"], row["low"]), notes)
+            return Status("IN_QUEUE", self._line.before(row["seq"], row["low"]), notes)
         if row["state"] == RUNNING:
             return Status("IN_PROGRESS", notes=notes)
         said = row["inference_s"] or 0.0, row["error"] or "", row["error_type"] or ""
@@ -314,9 +317,3 @@ class Ledger:
     def _count(self, where: str, *given: Any) -> int:
         (count,) = self._row(f"SELECT count(*) FROM requests WHERE {where}", *given)
         return int(count)
-
-    def _before(self, seq: int, low: bool) -> int:
-        """How many are drawn before this one."""
-        if not low:
-            return self._count("state = 0 AND low = 0 AND seq < ?", seq)
-        return self._count("state = 0 AND low = 0") + self._count("state = 0 AND low = 1 AND seq < ?", seq)
