@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 class Seen(NamedTuple):
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         query = _heads(attn.to_q(hidden_states), attn.heads)
         told = _attend(query, attn.to_k(seen.text), attn.to_v(seen.text))
         # Without a bias zero tokens are zero keys and values, which add exactly zero.
-        shown = _attend(query, seen.tokens @ self.key.t(), seen.tokens @ self.value.t())
+        shown = _attend(query, linear(seen.tokens, self.key), linear(seen.tokens, self.value))
         out: Tensor = attn.to_out[0](told + seen.scale * shown)
         return out / attn.rescale_output_factor
 

@@ -50,12 +50,13 @@ def oracle(
     lora: bool = False,
     strength: float | None = None,
     nets: tuple[Any, ...] = (),
+    fresh: bool = False,
 ) -> Any:
     """A pipeline of diffusers; `strength` makes a generic one run all LCM-native timesteps of it.
 
-    nets: ControlNets, for a pipeline that takes them.
+    nets: ControlNets, for a pipeline that takes them. fresh: one of its own, to change.
     """
-    pipe = loaded(kind, folder, lora, nets)
+    pipe = (loaded.__wrapped__ if fresh else loaded)(kind, folder, lora, nets)
     if strength is None:
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
         return pipe
