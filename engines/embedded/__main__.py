@@ -7,8 +7,10 @@ import json
 import logging
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from engines.embedded import WEIGHTS
@@ -44,21 +46,22 @@ def train(preset: Preset, folder: Path, minutes: float | None) -> None:
     measure(folder / "weights", preset.evaluate, preset.device)
 
 
-def rehearsal(preset: Preset, folder: Path) -> Callable[[], None]:
-    """Start to compile in a process of its own; what is returned waits for its end, a minute at most."""
-    if not preset.compile or preset.device == "cpu" or (folder / "teacher.pt").exists():
-        return lambda: None
+def rehearsal(preset: Preset, folder: Path) -> Callable[[str], None]:
+    """Start to compile in a process of its own; what is returned waits for a stage's, a minute at most."""
+    if not preset.compile or preset.device == "cpu" or (folder / "student.pt").exists():
+        return lambda stage: None
     command = [sys.executable, "-m", "engines.embedded", "rehearse", "--preset", preset.name]
-    log = (folder / "rehearsal.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    told = folder / "rehearsal.log"
+    with told.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait() -> None:
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()  # then the teacher compiles for itself
-            process.wait()
-        log.close()
+    def wait(stage: str) -> None:
+        for _ in range(300):
+            if process.poll() is not None or f"{stage} compiled" in told.read_text():
+                return
+            time.sleep(0.2)
+        process.kill()  # the stage compiles for itself
+        process.wait()
 
     return wait
 
@@ -104,6 +107,7 @@ def main() -> None:
         command.add_argument(
             "--out", type=Path, help="working folder (default: .embedded/<preset> next to this file)"
         )
+        command.add_argument("--device", help="instead of the preset's: cpu, cuda, mps")
         if name == "export":
             command.add_argument("--to", type=Path, default=WEIGHTS)
         if name == "train":
@@ -122,6 +126,7 @@ def main() -> None:
         measure(arguments.weights, arguments.count)
         return
     preset = PRESETS[arguments.preset]
+    preset = replace(preset, device=arguments.device or preset.device)
     folder = arguments.out or WORK / preset.name
     if arguments.command == "train":
         train(preset, folder, arguments.minutes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from random import Random
@@ -24,6 +25,8 @@ class _Painter(IterableDataset[T]):
     def __iter__(self) -> Iterator[T]:
         info = get_worker_info()
         torch.set_num_threads(1)
+        if info is not None and hasattr(os, "nice"):
+            os.nice(5)  # who learns, and who compiles for it, goes first
         rng = Random(f"{self.seed} {info.id if info else 0}")
         generator = Generator().manual_seed(rng.getrandbits(62))
         while True:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # painters need no diffusers, and each imports this
 
 BLOCK = 50  # scenes drawn at once
 CAPTIONS = 6  # ways of saying each scene
-GROUP = 250  # pictures encoded at once
+GROUP = 5  # blocks encoded at once
 
 
 class Block(NamedTuple):
@@ -119,12 +119,13 @@ class Pool:
             blocks, self._waiting = self._waiting, []
         if not blocks:
             return
-        pictures, ids, labels = (torch.cat(column) for column in zip(*blocks, strict=True))
         latents = []
-        for group in pictures.split(GROUP):
-            scaled = group.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        for at in range(0, len(blocks), GROUP):
+            pictures = torch.cat([block.pictures for block in blocks[at : at + GROUP]])
+            scaled = pictures.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
             told = ae.encoder(scaled).float() * ae.config.scaling_factor
             latents.append(told.half().contiguous())
+        ids, labels = (torch.cat([block[column] for block in blocks]) for column in (1, 2))
         fresh = torch.cat(latents), ids, labels
         with self._lock:
             if len(self.latents):

@@ -139,10 +139,10 @@ class Training:
         preset: Preset,
         folder: Path,
         seconds: float | None = None,
-        rehearsed: Callable[[], None] = lambda: None,
+        rehearsed: Callable[[str], None] = lambda stage: None,
     ) -> None:
         """seconds: of the clock, for everything; None: as many as the preset's steps take.
-        rehearsed: returns when nobody else compiles what the teacher is about to."""
+        rehearsed: returns when nobody else still compiles what this stage is about to."""
         self.preset, self.folder, self.rehearsed = preset, folder, rehearsed
         self._until = None if seconds is None else time.monotonic() + seconds
         share = preset.workers // 3
@@ -161,7 +161,6 @@ class Training:
         try:
             ae = self.autoencoder()
             self.gather(ae)
-            self.rehearsed()
             teacher = self.teacher(look("teacher", ae))
             student = self.student(teacher, look("student", ae))
             return student, self.polish(ae)
@@ -258,6 +257,7 @@ class Training:
             parts["pool"] = pool
         loop = self._loop("teacher", preset.steps, parts, rng, generator)
         forward, blank = compiled(preset, teacher.unet), ids_of(preset, [""])[0]
+        self.rehearsed("teacher")
 
         def take(step: int, progress: float) -> Tensor:
             if not preset.workers and step * preset.fresh % BLOCK < preset.fresh:
@@ -293,6 +293,7 @@ class Training:
         pool.use(rng, generator)
         fast = [compiled(preset, model) for model in (student, shadow, teacher.unet)]
         blank = embeds_of(teacher.text_encoder, ids_of(preset, [""]))
+        self.rehearsed("student")
 
         def take(step: int, progress: float) -> Tensor:
             latents, ids, _ = pool.batch(preset.lcd_batch)
@@ -360,7 +361,7 @@ def rehearse(preset: Preset, told: Callable[[str], None]) -> None:
     with autocast(preset):
         loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
     loss.backward()
-    told(f"teacher compiled, loss {float(loss):.3f}")
+    told(f"teacher compiled; loss on noise {float(loss):.3f}")
     torch.nn.ModuleList([teacher.unet, teacher.text_encoder]).eval().requires_grad_(False)
     student = new_student(teacher)
     shadow = copy.deepcopy(student).requires_grad_(False)
@@ -371,4 +372,4 @@ def rehearse(preset: Preset, told: Callable[[str], None]) -> None:
         embeds = embeds_of(teacher.text_encoder, ids)
         loss = distillation_loss(*fast, embeds, blank, latents, generator)
     loss.backward()
-    told(f"student compiled, loss {float(loss):.3f}")
+    told(f"student compiled; loss on noise {float(loss):.3f}")
