@@ -19,7 +19,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -68,7 +68,7 @@ class Fake:
         fitting = tuple(bucket for bucket in BUCKETS if bucket <= (max_batch or BUCKETS[-1]))
         self.buckets = (int(places),) if places else fitting[-1:] if deterministic else fitting
         self.base_ms, self.row_ms, self.vae_ms, self.load_s = base_ms, row_ms, vae_ms, load_s
-        self.overlaps, self.kept = bool(overlaps), int(kept_mb * 1e6)
+        self.overlaps, self.budget = bool(overlaps), int(kept_mb * 1e6)
         side = int(size)
         self.models = [
             Model(
@@ -131,6 +131,12 @@ class Fake:
             return _flat(pixels, job.width, job.height, job.format), False
         drawn = Image.new("RGB", (job.width, job.height), pixels)
         return _encode(Image.composite(drawn, image, mask), job.format), False
+
+    def keep(self, row: FakeRow) -> tuple[FakeRow, int]:
+        return row, 0
+
+    def kept(self, kept: FakeRow, job: Job) -> FakeRow:
+        return replace(kept, job=job, timings={})
 
     def peek(self, row: FakeRow) -> int:
         return row.position

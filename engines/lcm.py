@@ -35,6 +35,24 @@ MAX_IMAGES = 8
 NO_MEMORY = "the device has no memory for a picture of this size now"
 
 
+@dataclass(slots=True)
+class Finished:
+    """What is kept of a row when all is done: enough to decode it once more. Fields as in `LcmRow`."""
+
+    lane: str
+    steps: int
+    slots: int
+    job: Job
+    size: tuple[int, int]
+    inputs: Inputs | None
+    latents: Tensor
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def position(self) -> int:
+        return self.steps
+
+
 @dataclass
 class Lcm:
     """The `Pipeline` of engines/pipeline.py on real weights; options are those of realtime/settings.py."""
@@ -52,7 +70,7 @@ class Lcm:
     models: list[Model] = field(default_factory=list, init=False)
     buckets: tuple[int, ...] = field(default=(), init=False)
     overlaps: bool = field(default=False, init=False)
-    kept: int = field(default=0, init=False)
+    budget: int = field(default=0, init=False)
 
     def load(self, progress: Report) -> None:
         """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
@@ -67,7 +85,7 @@ class Lcm:
         """Serve these weights."""
         self.streams = Streams(self.at)
         self.overlaps = self.streams.overlap
-        self.kept = self.cache_bytes // 8
+        self.budget = self.cache_bytes // 8
         self.streams.lead()
         self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls)
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
@@ -274,7 +292,7 @@ class Lcm:
         half = len(rows) // 2
         return [row for part in (rows[:half], rows[half:]) for row in self._step(part, 0)]
 
-    def decode(self, rows: Sequence[LcmRow]) -> list[Pixels | Fault]:
+    def decode(self, rows: Sequence[LcmRow | Finished]) -> list[Pixels | Fault]:
         # A batch saves a CPU 6 % here, and a picture decoded alone is the same whoever is near.
         alone = self.at.type == "cpu" or self.deterministic
         groups = [[row] for row in rows]
@@ -282,7 +300,7 @@ class Lcm:
             groups = [list(group) for _, group in itertools.groupby(rows, lambda row: self._codec(row.job))]
         return [result for group in groups for result in self._decode(group)]
 
-    def _decode(self, rows: list[LcmRow]) -> list[Pixels | Fault]:
+    def _decode(self, rows: list[LcmRow | Finished]) -> list[Pixels | Fault]:
         began = time.perf_counter()
         try:
             pictures, sound = self._developed(self._codec(rows[0].job), [row.latents for row in rows])
@@ -297,6 +315,16 @@ class Lcm:
             row.timings["vae"] = time.perf_counter() - began
         broken = Fault("internal", "the model made no picture of this: its numbers are not finite")
         return [picture if good else broken for picture, good in zip(pictures, sound, strict=True)]
+
+    @torch.inference_mode()
+    def keep(self, row: LcmRow) -> tuple[Finished, int]:
+        with self._refusing(), self.streams.leaving([row.latents]):
+            latents = row.latents.clone()  # not a view of its whole batch
+        kept = Finished(row.lane, row.steps, row.slots, row.job, row.size, row.inputs, latents)
+        return kept, latents.nbytes + (row.inputs.nbytes if row.inputs else 0)
+
+    def kept(self, kept: Finished, job: Job) -> Finished:
+        return replace(kept, job=job, timings={})
 
     @torch.inference_mode()
     def _developed(
@@ -324,13 +352,13 @@ class Lcm:
         with self._refusing():
             return self._developed(self.tiny, [found], mark)[0][0]
 
-    def encode(self, row: LcmRow, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
+    def encode(self, row: LcmRow | Finished, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
         unsafe = job.safety and self._unsafe(row, pixels)
         shown = np.zeros_like(pixels) if unsafe else pixels
         picture = finished(shown, (job.width, job.height), None if unsafe else row.inputs)
         return written(picture, job.format), unsafe
 
-    def _unsafe(self, row: LcmRow, pixels: Pixels) -> bool:
+    def _unsafe(self, row: LcmRow | Finished, pixels: Pixels) -> bool:
         """Whether the safety checker, if there is one, flags a picture. Any thread."""
         if self.safety is None:
             return False
@@ -340,7 +368,7 @@ class Lcm:
         row.timings["safety"] = time.perf_counter() - began
         return flag
 
-    def drawn(self, row: LcmRow) -> tuple[int, int]:
+    def drawn(self, row: LcmRow | Finished) -> tuple[int, int]:
         return row.size
 
     def stats(self) -> dict[str, float]:

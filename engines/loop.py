@@ -15,8 +15,9 @@ the process: its memory is not trusted any more, and the gateway sees the end of
 
 Pong.stats: steps, rows, slots (UNet calls, the rows in them, the places these had), occupancy
 (rows' places / slots), busy_s (in calls and decodes, which may be at once), step_s (the dearest call known),
-tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, again (of these, frames
-answered with the picture of the one before), refused, superseded, cancelled, and what the pipeline counts.
+tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, again and settled (live
+frames that asked for what the session was shown last: just so; through another decoder, and only decoded),
+refused, superseded, cancelled, and what the pipeline counts.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single pictu
 DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
-ENDS = ("done", "again", "refused", "superseded", "cancelled")  # of a request
+ENDS = ("done", "again", "settled", "refused", "superseded", "cancelled")  # of a request
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -86,6 +87,15 @@ class _Inputs:
     ticket: int
     result: Any  # of Pipeline.decode_inputs, or the Fault it raised
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a live session asked for last, what it got, and its rows as Pipeline.keep keeps them."""
+
+    job: Job
+    done: Done
+    rows: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,7 @@ class _Finished:
 class Loop:
     pipeline: Pipeline
     schedule: Tiers
-    _shown: Cache[tuple[Job, Done]]  # by session: what it asked for last, and the answer
+    _shown: Cache[_Shown]  # by session
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -161,7 +171,7 @@ class Loop:
         imported = time.monotonic()
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Tiers(self.cost, self.pipeline.buckets)
-        self._shown = Cache(self.pipeline.kept)
+        self._shown = Cache(self.pipeline.budget)
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
@@ -177,12 +187,7 @@ class Loop:
         if call is None:
             return False
         finished = self._step(call)
-        for group in self._groups(call, finished):
-            if self.pipeline.overlaps:
-                self._decoding.acquire()
-                self.decoder.submit(self._decode_beside, group)
-            else:
-                self._decode(group)
+        self._finished([(self._drawings[ticket], image) for ticket, image in finished])
         return True
 
     def _begin(self, ticket: int) -> None:
@@ -231,18 +236,28 @@ class Loop:
             drawing.previewing.add(image)
             self.previewer.submit(self._preview, drawing, image, row.position, self.pipeline.peek(row))
 
-    def _groups(self, call: Call, finished: list[tuple[int, int]]) -> Iterator[list[_Image]]:
-        """What the call has finished, as it is decoded together."""
+    def _finished(self, images: list[_Image]) -> None:
+        """Rows of one lane on to the VAE, a few at a time."""
+        for group in self._groups(images):
+            if self.pipeline.overlaps:
+                self._decoding.acquire()
+                self.decoder.submit(self._decode_beside, group)
+            else:
+                self._decode(group)
+
+    def _groups(self, images: list[_Image]) -> Iterator[list[_Image]]:
+        """As they are decoded together: by one decoder, in half the time of a step."""
         by_decoder: dict[str, list[_Image]] = {}
-        for ticket, image in finished:
-            drawing = self._drawings[ticket]
+        for drawing, image in images:
             by_decoder.setdefault(drawing.submit.job.vae, []).append((drawing, image))
-        step = self.cost.predict(call.lane, call.bucket)
-        for decoder, images in by_decoder.items():
-            one = self.cost.predict(vae(call.lane, decoder), 1)
+        for decoder, group in by_decoder.items():
+            (drawing, image), *_ = group
+            lane = drawing.rows[image].lane
+            step = self.cost.predict(lane, self.schedule.buckets[-1])
+            one = self.cost.predict(vae(lane, decoder), 1)
             few = int(min(DECODE_SHARE * step / one, DECODE_GROUP)) if one else DECODE_GROUP
-            for at in range(0, len(images), max(few, 1)):
-                yield images[at : at + max(few, 1)]
+            for at in range(0, len(group), max(few, 1)):
+                yield group[at : at + max(few, 1)]
 
     def _decode_beside(self, images: list[_Image]) -> None:
         try:
@@ -305,12 +320,8 @@ class Loop:
         if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
             job = replace(job, vae="tiny" if submit.buffering else "full")
             submit = replace(submit, job=job)
-        if submit.buffering and not submit.watch:
-            shown = self._shown.get(submit.session)
-            if shown is not None and shown[0] == job:
-                self._counts["again"] += 1
-                self._send(again(shown[1], submit, time.monotonic()))
-                return
+        if submit.buffering and not submit.watch and self._show_again(submit):
+            return
         self._drawings[submit.ticket] = Drawing(submit)
         try:
             if len(self._drawings) > MAX_HELD:
@@ -335,6 +346,24 @@ class Loop:
             vae=job.vae,
         )
         self._supersede(self.schedule.submit(request, ready=job.image is None))
+
+    def _show_again(self, submit: Submit) -> bool:
+        """Whether a frame of a session asks for what the one before did, and so is answered without steps."""
+        shown, job = self._shown.get(submit.session), submit.job
+        if shown is None:
+            return False
+        if shown.job == job:
+            self._counts["again"] += 1
+            self._send(again(shown.done, submit, time.monotonic()))
+            return True
+        if replace(shown.job, vae=job.vae, format=job.format, safety=job.safety) != job:
+            return False
+        self._counts["settled"] += 1
+        drawing = self._drawings[submit.ticket] = Drawing(submit, begun=time.monotonic())
+        self.recorder.begin(submit.ticket)
+        drawing.rows = [self.pipeline.kept(row, job) for row in shown.rows]
+        self._finished([(drawing, image) for image in range(job.count)])
+        return True
 
     def _deadline(self, submit: Submit) -> float:
         """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
@@ -408,14 +437,24 @@ class Loop:
             picture = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
             if drawing.add(image, picture, time.monotonic() - began) and drawing.close():
                 done = drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic())
-                if drawing.submit.buffering:
-                    self._shown.put(drawing.submit.session, (job, done), _bytes(job, done))
+                if drawing.submit.buffering and self._shown.budget:
+                    self._keep(drawing, done)
                 self._send(done)
                 self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
         except Fault as fault:
             self.inbox.put(_Finished(drawing, fault))
         finally:
             self._encoding.release()
+
+    def _keep(self, drawing: Drawing, done: Done) -> None:
+        job = drawing.submit.job
+        try:
+            rows = [self.pipeline.keep(row) for row in drawing.rows]
+        except Fault:
+            return  # no memory to keep it in; it is answered all the same
+        size = sum(len(picture.data) for picture in done.pictures) + sum(size for _, size in rows)
+        size += len(job.image or b"") + len(job.mask or b"") + 4 * len(job.prompt) + 2048
+        self._shown.put(drawing.submit.session, _Shown(job, done, [row for row, _ in rows]), size)
 
     def _preview(self, drawing: Drawing, image: int, step: int, peeked: Any) -> None:
         row, job = drawing.rows[image], replace(drawing.submit.job, format="jpeg")

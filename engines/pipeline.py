@@ -41,7 +41,7 @@ class Row(Protocol):
 class Pipeline(Protocol):
     models: list[Model]
     buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
-    kept: int  # bytes of answers the loop may keep, for live frames that come again unchanged
+    budget: int  # bytes of what sessions were shown that the loop may keep, for frames that come again
     overlaps: bool  # after `load`: a decode on another thread runs beside the steps and not between them
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:
@@ -71,6 +71,12 @@ class Pipeline(Protocol):
         A row that came to nothing has its Fault in that place; the others have their pixels. Returns when
         they are there; called on one thread, the loop's or, where the device overlaps, one beside it.
         """
+
+    def keep(self, row: Row) -> tuple[Any, int]:
+        """(what decoding a finished row again takes, bytes). Thread-safe; called on a pool. Raises Fault."""
+
+    def kept(self, kept: Any, job: Job) -> Row:
+        """A kept row for a job that differs in its `vae`, `format` and `safety` only, ready for `decode`."""
 
     def peek(self, row: Row) -> Any:
         """What `preview` needs of a row between two steps. Costs next to nothing."""

@@ -23,6 +23,7 @@ class Tiers:
     """As `Schedule`, for requests of both kinds."""
 
     def __init__(self, cost: Cost, buckets: Sequence[int]) -> None:
+        self.buckets = tuple(buckets)
         self.live, self.background = Schedule(cost, buckets), Schedule(cost, buckets)
         self._owed = 0.0  # seconds of the device, to the background
         self._now = 0.0

@@ -197,6 +197,20 @@ def test_with_one_autoencoder_it_does_all(pipeline: Any) -> None:
         assert np.array_equal(full, fast)
 
 
+def test_a_kept_row_is_decoded_as_the_row_itself_through_either_autoencoder(pipeline: Any) -> None:
+    ours = pipeline(**TWO)
+    inputs = {"image": PICTURE, "mask": MASK, "mask_only": True, "format": "png"}
+    (row,) = tiny.drawn(ours, [replace(JOB, vae="tiny", **inputs)])
+    kept, size = ours.keep(row)
+    assert size == row.latents.nbytes + row.inputs.nbytes
+    files = [
+        ours.encode(one, ours.decode([one])[0], one.job)[0]
+        for one in (row, *(ours.kept(kept, replace(row.job, vae=vae)) for vae in ("tiny", "full")))
+    ]
+    assert files[0] == files[1] != files[2]
+    assert ours.drawn(ours.kept(kept, row.job)) == ours.drawn(row)
+
+
 def test_the_seed_is_the_same_noise_through_either_autoencoder(pipeline: Any) -> None:
     """So that the picture of a moving hand and the one it settles on are of one kind."""
     ours = pipeline(**TWO)

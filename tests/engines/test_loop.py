@@ -250,11 +250,8 @@ def test_an_unchanged_frame_is_answered_with_the_picture_of_the_one_before(keepe
         {"prompt": "dog"},
         {"seed": 8},
         {"count": 1},
-        {"format": "png"},
         {"steps": 3},
         {"guidance": 2.0},
-        {"safety": False},
-        {"vae": "full"},
         {"image": png((1, 2, 3))},
         {"session": "b"},
         {"width": 72},
@@ -269,6 +266,23 @@ def test_whatever_has_changed_is_drawn(keeper, change):
     keeper.send(live(3, **change))
     keeper.until(Done)
     assert drawn(keeper)[1] == 1
+
+
+def test_a_session_settles_on_a_finer_picture_of_what_it_was_shown_without_a_step(keeper):
+    changes = {}, {"vae": "full"}, {"vae": "full", "format": "png"}, {"safety": False}
+    for ticket, change in enumerate(changes):
+        keeper.send(live(ticket, **change))
+        keeper.until(Done)
+    dones = [message for message in keeper.received if isinstance(message, Done)]
+    assert [len(done.timings["steps"]) for done in dones] == [4, 0, 0, 0]
+    assert all(done.timings["vae"] > 0 and "cached" not in done.timings for done in dones)
+    for seed, picture in zip((7, 8), dones[2].pictures, strict=True):
+        assert picture.content_type == "image/png"
+        assert colour(picture.data) == colour_of("fox", seed)
+    assert drawn(keeper) == (2 * 4, 0)
+    keeper.send(live(9, safety=False))
+    keeper.until(Done)
+    assert drawn(keeper) == (2 * 4, 1), "and that one is what it was shown"
 
 
 def test_what_was_shown_before_the_last_is_drawn_anew(keeper):
