@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from engines.loop import Loop
@@ -36,6 +37,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of one operator")
     parser.add_argument("--max-batch", type=int, default=0, help="places of one UNet call, 0: by device")
     parser.add_argument("--deterministic", action="store_true", help="always one size of call")
+    parser.add_argument("--backend", default="auto", help="auto, eager, inductor or tensorrt")
+    parser.add_argument("--compile-mode", default="default", help="default or max-autotune-no-cudagraphs")
+    parser.add_argument("--builds", type=Path, help="folder that keeps what back ends build")
     parser.add_argument("--vae", default="auto")
     parser.add_argument("--lora", default="", help="LCM-LoRA of a base model")
     parser.add_argument("--cache-bytes", type=int, default=256 * 1024 * 1024)
@@ -64,6 +68,9 @@ def _pipeline(options: argparse.Namespace) -> Any:
         threads=options.threads,
         max_batch=options.max_batch,
         deterministic=options.deterministic,
+        backend=options.backend,
+        mode=options.compile_mode,
+        builds=options.builds,
         vae=options.vae,
         lora=options.lora,
         cache_bytes=options.cache_bytes,

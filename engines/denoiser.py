@@ -104,7 +104,19 @@ class Denoiser:
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[LcmRow], slots: int) -> None:
-        """One UNet call, in at least `slots` places: rows, unconditional halves of guided rows, padding.
+        """One UNet call, in at least `slots` places."""
+        shape, columns = self._assembled(rows, slots)
+        advanced = self.backend.step(shape, gather(columns, self.backend.slots(shape)))
+        for row, latent in zip(rows, advanced.unbind(), strict=False):  # the other places are nobody's
+            row.latents = latent
+            row.position += 1
+
+    def warm(self, rows: Sequence[LcmRow], slots: int, build: bool) -> None:
+        """Have the back end ready for calls like this one; build: as Backend.warm."""
+        self.backend.warm(self._assembled(rows, slots)[0], build)
+
+    def _assembled(self, rows: Sequence[LcmRow], slots: int) -> tuple[Shape, dict[str, Any]]:
+        """Of a call, the columns of its Batch: rows, unconditional halves of guided rows, padding.
 
         Padding repeats the first row, which costs nothing to assemble and cannot be NaN alone. It
         influences nobody: no operation of the UNet looks across the batch.
@@ -145,10 +157,7 @@ class Denoiser:
             features=tuple(sorted(features)),
             controlled=len(columns.get("held", ())),
         )
-        advanced = self.backend.step(shape, gather(columns, self.backend.slots(shape)))
-        for row, latent in zip(rows, advanced.unbind(), strict=False):  # the other places are nobody's
-            row.latents = latent
-            row.position += 1
+        return shape, columns
 
     def _shown(self, places: Sequence[LcmRow], halves: range) -> dict[str, Any]:
         """Tokens and their strength for every place, zero where no picture is shown."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch import Generator, Tensor
 from engines import device as devices
 from engines import model as weights
 from engines import sampler
+from engines.backends import make
+from engines.backends.store import Store
 from engines.cache import Cache
 from engines.denoiser import Denoiser, LcmRow
 from engines.hub import Report
@@ -65,12 +68,16 @@ class Lcm:
     deterministic: bool = False
     vae: str = "auto"
     cache_bytes: int = 256 * 1024 * 1024
+    backend: str = "auto"  # one of engines.backends.NAMES
+    mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
+    builds: Path | None = None  # folder that keeps builds; None: none is kept, or made beside traffic
     lora: str = ""  # the LCM-LoRA of a base model; "" = its own or the published one
 
     models: list[Model] = field(default_factory=list, init=False)
     buckets: tuple[int, ...] = field(default=(), init=False)
     overlaps: bool = field(default=False, init=False)
     budget: int = field(default=0, init=False)
+    _short: bool = field(default=False, init=False)  # memory was: the back end is to give some back
 
     def load(self, progress: Report) -> None:
         """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
@@ -88,6 +95,10 @@ class Lcm:
         self.budget = self.cache_bytes // 8
         self.streams.lead()
         self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls)
+        store = Store(self.builds) if self.builds is not None else None
+        self.denoiser.backend = make(
+            self.backend, self.denoiser.program, mode=self.mode, store=store, background=store is not None
+        )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
         self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
@@ -128,6 +139,7 @@ class Lcm:
         for done, bucket in enumerate(self.buckets):
             progress("warm", done, len(self.buckets), f"{bucket} at once")
             rows = self.rows(job, None)
+            self.denoiser.warm(rows, bucket, build=False)
             self.step(rows, bucket)
             self.decode(rows)
         if self.tiny is not self.codec:
@@ -279,6 +291,8 @@ class Lcm:
 
     def _step(self, rows: Sequence[LcmRow], bucket: int) -> list[LcmRow]:
         """The rows that did not fit. A call that does not fit is halved until a single row does not."""
+        if self._short:
+            self._relieve()
         try:
             self.denoiser.advance(rows, bucket)
         except RuntimeError as error:
@@ -286,11 +300,17 @@ class Lcm:
                 raise
         else:
             return []
-        devices.release(self.at)
+        self._relieve()
         if len(rows) == 1:
             return list(rows)
         half = len(rows) // 2
         return [row for part in (rows[:half], rows[half:]) for row in self._step(part, 0)]
+
+    def _relieve(self) -> None:
+        """On the step loop's thread, which is the back end's."""
+        self._short = False
+        self.denoiser.backend.relieve()
+        devices.release(self.at)
 
     def decode(self, rows: Sequence[LcmRow | Finished]) -> list[Pixels | Fault]:
         # A batch saves a CPU 6 % here, and a picture decoded alone is the same whoever is near.
@@ -307,6 +327,7 @@ class Lcm:
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
+            self._short = True
             devices.release(self.at)
             if len(rows) > 1:
                 return [result for row in rows for result in self._decode([row])]
@@ -373,6 +394,7 @@ class Lcm:
 
     def stats(self) -> dict[str, float]:
         return {
+            **self.denoiser.backend.stats(),
             **self.text.cache.stats("text"),
             **self.pictures.stats("pictures"),
             **self.posteriors.stats("posteriors"),
@@ -391,6 +413,7 @@ class Lcm:
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
+            self._short = True
             devices.release(self.at)
             raise Fault("out_of_memory", NO_MEMORY) from error
 

@@ -53,6 +53,7 @@ def serve(
     vae: Annotated[str | None, typer.Option(help="auto, tiny or full.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one UNet call on a CPU.")] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=0, max=16, help="Rows of one UNet call; 0 by device.")

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
+    backend: Literal["auto", "eager", "inductor"] = "auto"  # auto: inductor on CUDA, elsewhere eager
+    compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"  # the second takes far longer
     vae: Literal["auto", "tiny", "full"] = "auto"  # auto: the model's own
     lora: str = ""  # LCM-LoRA for a base model: folder, file or hub id; "" = its own, else the published one
     cache_bytes: int = 256 * MiB  # prompt embeddings, decoded pictures, init latents together

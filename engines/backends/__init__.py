@@ -56,11 +56,13 @@ def make(
     graphs: bool | None = None,
     mode: str = "default",
     store: Store | None = None,
+    background: bool = False,
 ) -> Backend:
     """A back end for this program.
 
     name: one of NAMES; "auto" compiles on CUDA and is eager elsewhere. graphs: record CUDA graphs of it;
     None: on CUDA. mode: of the compiler, one of code.MODES. store: where builds are kept.
+    background: build in a process beside traffic what it comes back to, and what `warm` did not wait for.
     Raises ValueError for what is not known or not possible.
     """
     from engines.backends.eager import Eager
@@ -74,5 +76,5 @@ def make(
         name = "inductor" if kind == "cuda" else "eager"
     if graphs and kind != "cuda":
         raise ValueError(f"CUDA graphs are asked for on a device of kind {kind}")
-    made: Backend = Eager(program) if name == "eager" else Inductor(program, store, mode)
+    made: Backend = Eager(program) if name == "eager" else Inductor(program, store, mode, background)
     return Graphs(made, program) if graphs or (graphs is None and kind == "cuda") else made

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from engines.backends.builds import Builds, Orders
 from engines.backends.code import Code, compiled, loaded, patches
 from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.store import Facts, Store, facts
@@ -25,25 +25,24 @@ WORTH = 8  # calls of a shape before it is worth a build that nobody waits for
 log = logging.getLogger(__name__)
 
 
-class Builds(Protocol):
-    """What compiles in the background."""
-
-    def order(self, shape: Shape) -> None: ...
-    def close(self) -> None: ...
-
-
 class Inductor:
     name = "inductor"
 
-    def __init__(self, program: Program, store: Store | None = None, mode: str = "default") -> None:
-        """mode: one of code.MODES. Raises ValueError for another."""
+    def __init__(
+        self,
+        program: Program,
+        store: Store | None = None,
+        mode: str = "default",
+        background: bool = False,
+    ) -> None:
+        """mode: one of code.MODES; ValueError for another. background: build beside traffic."""
         patches(mode)
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
         self._program, self._store = program, store
         self._code: dict[Shape, Code] = {}  # trusted
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
-        self.builds: Builds | None = None
+        self.builds: Orders | None = Builds(program, mode, self) if background else None
         self._counts = dict.fromkeys(("built", "loaded"), 0)
         self._built_s = 0.0
 

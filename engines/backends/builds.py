@@ -1,0 +1,198 @@
+"""Compiling beside traffic: in a process of its own, so that the thread that draws keeps the interpreter.
+
+The process gets the program without its weights, which are gigabytes and no part of the code: everything
+but names, sizes, strides and types is random there. What comes back is loaded and checked on a thread here,
+the one thing that shares the interpreter with the thread that draws.
+
+    shape -> queue -> thread ══ process: python -m engines.backends.builds FOLDER ══ thread -> adopt, keep
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from engines.backends.code import compiled
+from engines.backends.program import Program, Shape
+
+REQUEST, ANSWER, SAID = "request", "answer", "said"  # files of a build's folder
+LONGEST_S = 3600.0  # of one build
+NICE = 10  # traffic goes first, on the processor at least
+
+log = logging.getLogger(__name__)
+
+
+class Orders(Protocol):
+    """What compiles in the background."""
+
+    def order(self, shape: Shape) -> None:
+        """Build it some time, if it was not ordered before. Returns at once."""
+
+    def close(self) -> None:
+        """Build nothing more."""
+
+
+class Customer(Protocol):
+    """Who is served; on the building thread."""
+
+    def adopt(self, shape: Shape, packed: bytes) -> bool: ...
+    def keep(self, shape: Shape, packed: bytes) -> None: ...
+    def fail(self, shape: Shape, reason: str) -> None: ...
+
+
+class Builds:
+    """One build at a time, in the order they were ordered."""
+
+    def __init__(self, program: Program, mode: str, customer: Customer) -> None:
+        self._program, self._mode, self._customer = program, mode, customer
+        self._ordered: set[Shape] = set()
+        self._queue: queue.SimpleQueue[Shape | None] = queue.SimpleQueue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # of starting a process against closing
+        self._thread = threading.Thread(target=self._work, name="builds", daemon=True)
+
+    def order(self, shape: Shape) -> None:
+        if shape in self._ordered:
+            return
+        self._ordered.add(shape)
+        if not self._thread.ident:
+            self._thread.start()
+        self._queue.put(shape)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed.set()
+            if self._process is not None:
+                _end(self._process)
+        self._queue.put(None)
+        if self._thread.ident:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while (shape := self._queue.get()) is not None and not self._closed.is_set():
+            try:
+                packed = self._build(shape)
+                with _line(self._program.device):
+                    if not self._customer.adopt(shape, packed):
+                        raise RuntimeError("the build is of no use")
+                self._customer.keep(shape, packed)
+            except Exception as error:  # of a compiler, a process, a disk: the shape stays as it is
+                if not self._closed.is_set():
+                    self._customer.fail(shape, str(error))
+
+    def _build(self, shape: Shape) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="realtime-build-") as name:
+            folder = Path(name)
+            (folder / REQUEST).write_bytes(_request(self._program, shape, self._mode))
+            with (folder / SAID).open("wb") as said, self._lock:
+                if self._closed.is_set():
+                    raise RuntimeError("closed")
+                # -P: a folder called `engines` in the working directory is not ours. A session of its own,
+                # because a compiler starts processes too.
+                process = self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "engines.backends.builds", str(folder)],
+                    stdin=subprocess.PIPE,  # its end tells the process of ours
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+            try:
+                code = process.wait(LONGEST_S)
+            except subprocess.TimeoutExpired:
+                raise RuntimeError(f"the build took more than {LONGEST_S:.0f} s") from None
+            finally:
+                _end(process)
+            if code == 0:
+                return (folder / ANSWER).read_bytes()
+            last = (folder / SAID).read_text(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"the build ended with status {code}: {' '.join(last)[:400]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+
+
+def _line(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A stream of this thread's own, for what it calls goes on beside the steps."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))
+
+
+class _Bare(pickle.Pickler):
+    """Pickles tensors as what they look like."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            look = tuple(obj.shape), obj.stride(), obj.dtype, isinstance(obj, nn.Parameter)
+            return _looking, look
+        return NotImplemented
+
+
+def _looking(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, parameter: bool) -> Tensor:
+    bare = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    return nn.Parameter(bare, requires_grad=False) if parameter else bare
+
+
+def _request(program: Program, shape: Shape, mode: str) -> bytes:
+    file = io.BytesIO()
+    _Bare(file, pickle.HIGHEST_PROTOCOL).dump((program.of(shape), shape, mode, torch.get_num_threads()))
+    return file.getvalue()
+
+
+def _taken(request: bytes) -> tuple[Program, Shape, str]:
+    """What `_request` wrote, with weights drawn at random: zeros would run faster than any."""
+    program, shape, mode, threads = pickle.loads(request)  # our own parent's
+    torch.set_num_threads(threads)
+    program.to_empty(device=program.device)  # keeps the strides
+    torch.manual_seed(0)
+    for tensor in (*program.parameters(), *program.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.normal_(0.0, 0.02)
+        else:
+            tensor.data.zero_()
+    return program, shape, mode
+
+
+def _with_parent() -> None:
+    os.read(0, 1)  # ends when our parent does
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def main(folder: Path) -> None:
+    threading.Thread(target=_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    program, shape, mode = _taken((folder / REQUEST).read_bytes())
+    _, packed = compiled(program, shape, mode)
+    if not packed:
+        raise RuntimeError("this torch cannot write compiled code to a file")
+    (folder / ANSWER).write_bytes(packed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
