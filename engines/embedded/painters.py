@@ -41,6 +41,8 @@ def paint(draw: Draw[T], workers: int, rng: Random, generator: Generator) -> Ite
     the same for the same state of `rng`, in a fixed order.
     """
     if not workers:
+        if generator.device.type != "cpu":  # pictures are drawn on the CPU
+            generator = Generator().manual_seed(generator.initial_seed())
         while True:
             yield draw(rng, generator)
     painters = _Painter(draw, rng.getrandbits(62))

@@ -65,7 +65,8 @@ class Pool:
         self._lock = threading.Lock()
         self._waiting: list[Block] = []
         self._feed: Feed | None = None
-        self.latents, self.ids, self.labels = (torch.empty(0, device=device) for _ in range(3))
+        self._kept: list[Tensor] = []  # latents, ids, labels, with room for more
+        self._count = 0
         self.use(rng, generator)
 
     def use(self, rng: Random, generator: Generator) -> None:
@@ -74,10 +75,17 @@ class Pool:
         if self._feed is None:
             self._fresh = paint(self._draw, self.workers, rng, generator)
 
+    latents = property(lambda self: self._column(0))  # [N, 4, h, w] float16
+    ids = property(lambda self: self._column(1))  # [N, CAPTIONS, tokens] int16
+    labels = property(lambda self: self._column(2))  # [N, len(ATTRIBUTES)] int8
+
+    def _column(self, index: int) -> Tensor:
+        return self._kept[index][: self._count] if self._kept else torch.empty(0, device=self.device)
+
     def __len__(self) -> int:
         """Scenes, encoded or not."""
         with self._lock:
-            return len(self.latents) + BLOCK * len(self._waiting)
+            return self._count + BLOCK * len(self._waiting)
 
     def grow(self) -> None:
         """BLOCK new random scenes, drawn here and now."""
@@ -126,32 +134,38 @@ class Pool:
             told = ae.encoder(scaled).float() * ae.config.scaling_factor
             latents.append(told.half().contiguous())
         ids, labels = (torch.cat([block[column] for block in blocks]) for column in (1, 2))
-        fresh = torch.cat(latents), ids, labels
+        self._add([torch.cat(latents), ids, labels])
+
+    def _add(self, fresh: list[Tensor]) -> None:
+        count = self._count + len(fresh[0])
+        if not self._kept or count > len(self._kept[0]):
+            # Twice the room: a GPU's allocator cannot use again what is freed in ever larger pieces.
+            wider = [torch.empty(2 * count, *f.shape[1:], dtype=f.dtype, device=f.device) for f in fresh]
+            for column, kept in zip(wider, self._kept, strict=False):
+                column[: self._count] = kept[: self._count]
+            self._kept = wider
+        for column, more in zip(self._kept, fresh, strict=True):
+            column[self._count : count] = more
         with self._lock:
-            if len(self.latents):
-                kept = self.latents, self.ids, self.labels
-                fresh = tuple(torch.cat(pair) for pair in zip(kept, fresh, strict=True))
-            self.latents, self.ids, self.labels = fresh
+            self._count = count
 
     def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """(latents [count, 4, h, w] float32, caption ids [count, tokens] int64, labels [count, A] int64).
 
         Drawn with replacement, each with one of its captions.
         """
-        if len(self._waiting) > 64 or not len(self.latents):
+        if len(self._waiting) > 64 or not self._count:
             self.encode()
         chance, device = self.generator, self.generator.device
-        rows = torch.randint(0, len(self.latents), (count,), generator=chance, device=device)
+        rows = torch.randint(0, self._count, (count,), generator=chance, device=device)
         said = torch.randint(0, CAPTIONS, (count,), generator=chance, device=device)
         rows, said = rows.to(self.device), said.to(self.device)
         return self.latents[rows].float(), self.ids[rows, said].long(), self.labels[rows].long()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is encoded; workers draw again what waits to be."""
-        return {"latents": self.latents, "ids": self.ids, "labels": self.labels}
+        return {key: getattr(self, key).clone() for key in ("latents", "ids", "labels")}  # not the spare room
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.latents, self.ids, self.labels = (
-            state[key].to(self.device) for key in ("latents", "ids", "labels")
-        )
-        self._waiting = []
+        self._kept, self._count, self._waiting = [], 0, []
+        self._add([state[key].to(self.device) for key in ("latents", "ids", "labels")])

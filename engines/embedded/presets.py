@@ -110,7 +110,7 @@ GPU = Preset(
     pool=60_000,
     fresh=0,
     read_steps=2000,
-    read_batch=1024,
+    read_batch=512,
     read_rate=3e-3,
     steps=6000,
     rate=2e-3,
@@ -122,6 +122,7 @@ GPU = Preset(
     most=900_000,
     compile=True,
     polish_steps=2000,
+    evaluate=24,  # for a first look; the exam is bench's
 )
 
 SMOKE = Preset(

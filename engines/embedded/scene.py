@@ -236,11 +236,11 @@ def _group(rng: Random) -> Group:
 
 
 _SHARES: dict[Callable[[Random], Scene], float] = {
-    lambda rng: _still(rng, 1): 0.40,
-    lambda rng: _still(rng, 2): 0.09,
-    _group: 0.08,
-    _landscape: 0.23,
-    random_portrait: 0.20,
+    lambda rng: _still(rng, 1): 0.36,
+    lambda rng: _still(rng, 2): 0.12,
+    _group: 0.09,
+    _landscape: 0.22,
+    random_portrait: 0.21,
 }
 
 

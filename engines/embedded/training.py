@@ -124,9 +124,9 @@ def random_crop(pictures: Tensor, size: int, rng: Random) -> Tensor:
 
 @torch.no_grad()
 def latent_std(ae: AutoencoderTiny, preset: Preset) -> float:
-    """Standard deviation of the latents of 256 seeded scenes."""
+    """Standard deviation of the latents of 96 seeded lessons."""
     rng, generator = Random(preset.seed + 1), Generator().manual_seed(preset.seed + 1)
-    pictures = training_pictures(256 if preset.size > 64 else 32, preset.size, rng, generator)
+    pictures = training_pictures(96 if preset.size > 64 else 32, preset.size, rng, generator)
     parts = [ae.encoder(part.to(preset.device)).float() for part in pictures.split(32)]
     return float(torch.cat(parts).std())
 
