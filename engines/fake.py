@@ -62,6 +62,7 @@ class Fake:
         places: float = 0,
         overlaps: float = 0,
         kept_mb: float = 0,
+        vaes: float = 1,
         max_batch: int = 0,
         deterministic: bool = False,
     ) -> None:
@@ -82,7 +83,7 @@ class Fake:
                 dtype="float32",
                 guidance="embedded",
                 safety=False,
-                features=["image", "mask", "tiny-vae", "full-vae"],
+                features=["image", "mask", "tiny-vae", *["full-vae"] * (vaes > 1)],
             )
         ]
 

@@ -14,7 +14,7 @@
 /** @typedef {{stage: string, done: number, total: number, text: string}} Progress  total 0 = unknown */
 /**
  * @typedef {object} Info
- * @property {{name: string, kind?: string, native?: number, device?: string}[]} [models]
+ * @property {{name: string, kind?: string, native?: number, device?: string, features?: string[]}[]} [models]
  * @property {{state: string, progress?: Progress | null}} [engine]
  *   state: "starting" | "ready" | "restarting" | "stopped"
  * @property {{id: string, schema?: any}[]} [apps]

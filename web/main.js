@@ -21,6 +21,7 @@ const PROMPTS = [
   "a sunset over the sea",
 ];
 const LARGEST_SIDE = 768;
+const SETTLE_MS = 250; // without a change: then the picture is made once more, by the finer decoder
 
 const base = new URL("./", document.baseURI);
 const controls = new Controls(change);
@@ -35,6 +36,10 @@ let phase = { name: "idle" };
 let greeted = false;
 let count = 0; // pictures shown
 let unpacking = 0; // pictures that came and are not shown yet
+/** @type {{[key: string]: import("./msgpack.js").Value} | null} */
+let asked = null; // the newest request
+let settled = false; // it goes, or went, to the finer decoder
+let settling = 0; // timer
 
 const connection = new Connection(base, APP, {
   frame,
@@ -51,6 +56,8 @@ function change() {
   $("unmask").hidden = !drawing.marks.masked;
   controls.fromDrawing = fromDrawing();
   tools.refresh();
+  settled = false;
+  clearTimeout(settling);
   if (!greeted) return;
   connection.want();
   meter.superseded = connection.superseded;
@@ -67,8 +74,21 @@ function fromDrawing() {
   return source() === "draw" && (drawing.marks.painted || drawing.marks.masked);
 }
 
-/** The request for a picture of this moment. */
+/** The hand rests: a finer picture of what is shown, where the model has two decoders. */
+function settle() {
+  if (phase.name !== "open" || connection.busy) return;
+  settled = true;
+  connection.want();
+  busy();
+}
+
 async function frame() {
+  if (settled && asked) return { ...asked, vae: "full" };
+  return (asked = await moment());
+}
+
+/** The request for a picture of this moment. */
+async function moment() {
   const fields = controls.request();
   if (!fields.prompt) return null;
   const side = Math.min(LARGEST_SIDE, server.info.suggestions?.native_size ?? server.info.models?.[0]?.native ?? 512);
@@ -101,6 +121,10 @@ async function shown(reply, flight) {
   $("picture").ariaLabel = `Picture of: ${controls.prompt.value}`;
   $("frame").dataset.empty = "false";
   $("frame").dataset.count = String(++count);
+  $("frame").dataset.settled = String(settled);
+  clearTimeout(settling);
+  const features = server.info.models?.[0]?.features ?? [];
+  if (!settled && features.includes("tiny-vae") && features.includes("full-vae")) settling = setTimeout(settle, SETTLE_MS);
   busy();
   for (const id of ["take", "save"]) /** @type {HTMLButtonElement} */ ($(id)).disabled = false;
 }

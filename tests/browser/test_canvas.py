@@ -12,7 +12,7 @@ from engines.fake import colour_of
 from tests.browser import canvas
 from tests.browser.canvas import near, open_canvas
 from tests.browser.chrome import Page
-from tests.servers import Server
+from tests.servers import Server, serve
 
 pytestmark = [
     pytest.mark.browser,
@@ -84,6 +84,30 @@ async def test_typing_alone_changes_the_picture(page: Page, server: Server) -> N
     await canvas.rest(page)
     chip = await canvas.text(page, "#chips button:nth-of-type(2)")
     assert near(await canvas.shown(page), colour_of(chip, 42))
+
+
+async def test_a_hand_at_rest_gets_one_finer_picture_where_the_model_has_two_decoders(page: Page) -> None:
+    with serve(model="fake:vaes=2,kept_mb=1") as two:
+        await open_canvas(page, two.url)
+        await page.click("#lock")  # another seed for each picture, but for the finer one of the same
+        await canvas.prompt(page, "a yellow star")
+        await page.drag("#paper", LINE, pause_s=0.02)
+        await canvas.rest(page)
+        await page.until("document.querySelector('#frame').dataset.settled === 'true'")
+        sent = canvas.requests(page)
+        assert [request.get("vae") for request in sent[-2:]] == [None, "full"]
+        before, after = (
+            {name: value for name, value in request.items() if name not in ("vae", "request_id")}
+            for request in sent[-2:]
+        )
+        assert before == after
+        assert before["prompt"] == "a yellow star"
+        assert near(await canvas.shown(page), colour_of("a yellow star", after["seed"]))
+        await asyncio.sleep(0.6)
+        assert len(canvas.requests(page)) == len(sent), "and then nothing more"
+        await page.drag("#paper", LINE[:2])
+        await canvas.rest(page)
+        assert "vae" not in canvas.requests(page)[len(sent)]
 
 
 async def test_an_emptied_prompt_asks_for_nothing(page: Page, server: Server) -> None:
