@@ -52,7 +52,7 @@ $(VENV)/.lint: $(VENV)/.engine
 bench: $(VENV)/.bench  ## the latency lab: gateway, engine, goodput; results in bench/results
 	$(BIN)/python -m bench $(ARGS)
 
-exam: $(VENV)/.bench  ## the exam of the embedded model, about a quarter of an hour; sheets in build/exam
+exam: $(VENV)/.bench  ## the exam of the embedded model, about half an hour; sheets in build/exam
 	$(BIN)/python -m bench embedded $(ARGS)
 
 $(VENV)/.bench: $(VENV)/.test

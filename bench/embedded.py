@@ -69,7 +69,7 @@ def figures(
     torch.set_num_threads(1)
     folder = _folder(model)
     side = side or (native_size(folder) if folder else 128)
-    through = codec(str(folder)) if folder else None
+    through = codec(folder) if folder else None
     papers = {name: paper(quotas(counts.captions), held, SEED) for name, held in SETS.items()}
     with Jury(os.cpu_count() or 1) as jury:
         if pictures != "server":

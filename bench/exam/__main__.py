@@ -22,6 +22,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 from bench.exam.examination import SEED, examine
+from bench.exam.judge import codec
 from bench.exam.pipeline import drawing
 from bench.exam.transcript import document, text
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{made} pictures drawn, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
     draw = drawing(given.weights, given.device, given.size, done)
-    taken, free = examine(draw, given.captions, counts, given.seed, given.workers, given.weights)
+    through = codec(given.weights, given.device)
+    taken, free = examine(draw, given.captions, counts, given.seed, given.workers, through)
     print(text(taken, free))
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)

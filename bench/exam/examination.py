@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
 
 from bench.exam.editing import Freedom, freedom
-from bench.exam.judge import codec
 from bench.exam.jury import Jury
 from bench.exam.papers import SETS, paper, quotas
 from bench.exam.sitting import Answered, Draw, painting, sit
@@ -22,17 +22,15 @@ def examine(
     counts: Sequence[int] = (1, 4),
     seed: int = SEED,
     workers: int = os.cpu_count() or 1,
-    weights: Path | None = None,
+    through: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Answered], Freedom]:
     """Each paper of about `captions` at every number of steps of `counts`; open captions at each of SCALES.
 
-    `draw` is what is examined (see sitting.Draw); pipeline.drawing makes one of a folder. weights: that
-    folder, if its codec is to be judged too. Judges are processes: the caller's main module must be safe to
-    import.
+    `draw` is what is examined (see sitting.Draw); pipeline.drawing makes one of a folder. through: its codec
+    (judge.codec), to be judged too. Judges are processes: the caller's main module must be safe to import.
     """
     with Jury(workers) as jury:
         paint = painting(draw)
-        through = codec(str(weights)) if weights else None
         taken = {
             name: sit(jury, paper(quotas(captions), held, seed), paint, counts, seed, through, name)
             for name, held in SETS.items()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-PATCH, PATCHES, LINES = 7, 64, 256
+PATCH, PATCHES, LINES = 7, 32, 128
 COARSEST = 32
 """Pixels a side of the last level that is compared; below it is what is shown, not how."""
 
@@ -27,11 +27,11 @@ def distance(pictures: Tensor, renders: Tensor, seed: int = 0) -> float:
         where = torch.rand(len(ours), PATCHES, 2, generator=generator)
         a, b = _patches(ours, where), _patches(theirs, where)
         middle, spread = b.mean((0, 1), keepdim=True), b.std((0, 1), keepdim=True).clamp(min=1e-6)
-        lines = F.normalize(torch.randn(3 * PATCH**2, LINES, generator=generator), dim=0)
-        ranked = [
-            (((part - middle) / spread).flatten(0, 1).flatten(1) @ lines).sort(0).values for part in (a, b)
-        ]
-        levels.append(float((ranked[0] - ranked[1]).abs().mean()))
+        lines = F.normalize(torch.randn(LINES, 3 * PATCH**2, generator=generator), dim=1)
+        ours, theirs = (
+            (lines @ ((part - middle) / spread).flatten(0, 1).flatten(1).T).sort(1).values for part in (a, b)
+        )
+        levels.append(float((ours - theirs).abs().mean()))
     return 1e3 * sum(levels) / len(levels)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from bench.exam import faces
 from bench.exam.eye import SCENE, Eye, load, shrunk
 from bench.exam.papers import Question
 from bench.exam.things import SIDE, Found, Seen, look
-from engines.embedded.likeness import FIELDS, shows
+from engines.embedded.likeness import FIELDS
 from engines.embedded.person import Portrait, portrait_attributes
 from engines.embedded.scene import Group, Landscape, Still, attributes
 
@@ -23,8 +25,6 @@ Tally = dict[str, tuple[int, int]]
 AVATAR = tuple(f"avatar: {name}" for name in FIELDS)
 WORDS = ("sky and time", "ground", "hill colour", "weather")
 """The marks of a landscape that the bar for scene words counts."""
-FACE_SIDE = 96
-"""Pixels at which portraits are compared: at 64, one in twenty hats and mouths is misread."""
 _NAMES = {"sky": "sky and time"}
 
 
@@ -61,7 +61,7 @@ def _marks(picture: Tensor, read: dict[str, str], question: Question) -> Marks:
     if scene.style is not None:
         return {"style": read["style"] == scene.style}
     if isinstance(scene, Portrait):
-        return _portrait(shrunk(picture.unsqueeze(0), FACE_SIDE)[0], scene)
+        return _portrait(picture, scene)
     if isinstance(scene, Landscape):
         return _landscape(read, attributes(scene))
     seen = look(picture)
@@ -75,11 +75,10 @@ def _portrait(picture: Tensor, scene: Portrait) -> Marks:
     """The caption names all there is; no more than that of hat, eyewear and beard is a mark of its own."""
     seen = portrait_attributes(scene)
     named = [name for name in FIELDS if seen[name] != "none"]
-    marks = {f"avatar: {name}": shows(picture, scene, name) for name in named}
     unasked = [name for name in ("eyewear", "hat", "beard") if seen[name] == "none"]
-    if unasked:
-        marks["avatar, nothing unasked"] = all(shows(picture, scene, name) for name in unasked)
-    return marks
+    shows = faces.shown(picture, scene, [*named, *unasked])
+    marks = {f"avatar: {name}": shows[name] for name in named}
+    return marks | ({"avatar, nothing unasked": all(shows[name] for name in unasked)} if unasked else {})
 
 
 def _landscape(read: dict[str, str], asked: dict[str, str]) -> Marks:
@@ -157,16 +156,16 @@ def pooled(tallied: Tally, marks: Sequence[str]) -> tuple[int, int]:
     return sum(r for r, _ in rows), sum(n for _, n in rows)
 
 
-def codec(folder: str) -> Callable[[Tensor], Tensor]:
+def codec(folder: Path, device: str = "cpu") -> Callable[[Tensor], Tensor]:
     """There and back through the picture codec of a model: the best that model could draw."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny.from_pretrained(folder, subfolder="vae", dtype=torch.float32, local_files_only=True)
-    vae.eval()
+    vae.eval().to(device)
 
     @torch.no_grad()
     def through(pictures: Tensor) -> Tensor:
-        parts = [vae(part * 2 - 1).sample for part in pictures.split(16)]
+        parts = [vae(part.to(device) * 2 - 1).sample.cpu() for part in pictures.split(32)]
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
     return through

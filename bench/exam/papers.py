@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
-from engines.embedded.captions import GROUND_WORDS, caption
+from engines.embedded.captions import COUNT_WORDS, GROUND_WORDS, PLACE_WORDS, caption
 from engines.embedded.scene import (
     COLOURS,
+    COUNTS,
+    PLACES,
+    RELATIONS,
     SHAPES,
+    SKIES,
     STYLES,
+    Group,
     Landscape,
     Portrait,
     Scene,
@@ -76,22 +81,58 @@ def _turned(scene: Scene, style: str) -> Scene:
 
 
 def open_paper(count: int, seed: int) -> list[Question]:
-    """Captions that leave most of the picture open; `named` says what they do not."""
+    """Captions that leave most of the picture open; `named` says what they do not. Six forms in turn."""
     rng = Random(f"open {seed}")
     questions = []
     for index in range(count):
-        colour, ground = rng.sample(list(COLOURS), 2)
-        thing = Thing(rng.choice(SHAPES), colour)
-        scene: Scene = Still((thing,), ground)
-        if index % 3 == 0:
-            prompt, marks = f"a {colour} {thing.shape}", ("object colour", "shape")
-        elif index % 3 == 1:
-            prompt, marks = f"a {thing.shape} on a {ground} background", ("background colour", "shape")
-        else:
-            scene = Landscape("day", rng.choice(list(GROUND_WORDS)))
-            prompt, marks = GROUND_WORDS[scene.ground][0], ("ground",)
+        form = FORMS[index % len(FORMS)]
+        scene, prompt, marks = form(rng)
         questions.append(Question(scene, prompt.replace("a orange", "an orange"), 1000 * seed + index, marks))
     return questions
+
+
+Form = tuple[Scene, str, tuple[str, ...]]
+
+
+def _coloured(rng: Random) -> Form:
+    colour, ground, shape = *rng.sample(list(COLOURS), 2), rng.choice(SHAPES)
+    return Still((Thing(shape, colour),), ground), f"a {colour} {shape}", ("object colour", "shape")
+
+
+def _grounded(rng: Random) -> Form:
+    colour, ground, shape = *rng.sample(list(COLOURS), 2), rng.choice(SHAPES)
+    words = f"a {shape} on a {ground} background"
+    return Still((Thing(shape, colour),), ground), words, ("background colour", "shape")
+
+
+def _placed(rng: Random) -> Form:
+    colour, ground, shape = *rng.sample(list(COLOURS), 2), rng.choice(SHAPES)
+    place = rng.choice([place for place in PLACES if place != "center"])
+    words = f"a {shape} {PLACE_WORDS[place][0]}"
+    return Still((Thing(shape, colour, place),), ground), words, ("position", "shape")
+
+
+def _counted(rng: Random) -> Form:
+    colour, ground, shape = *rng.sample(list(COLOURS), 2), rng.choice(SHAPES)
+    count = rng.choice(COUNTS)
+    words = f"{COUNT_WORDS[count][0]} {shape}s"
+    return Group(shape, colour, count, ground), words, ("count", "shape")
+
+
+def _related(rng: Random) -> Form:
+    first, second, ground = rng.sample(list(COLOURS), 3)
+    relation = rng.choice(RELATIONS)
+    things = Thing(rng.choice(SHAPES), first), Thing(rng.choice(SHAPES), second)
+    words = f"a {first} {things[0].shape} {relation} a {second} {things[1].shape}"
+    return Still(things, ground, relation), words, ("relation", "shapes of both")
+
+
+def _outdoors(rng: Random) -> Form:
+    scene = Landscape(rng.choice(SKIES), rng.choice(list(GROUND_WORDS)))
+    return scene, GROUND_WORDS[scene.ground][0], ("ground",)
+
+
+FORMS = (_coloured, _grounded, _placed, _counted, _related, _outdoors)
 
 
 def one_thing(count: int, seed: int) -> list[Question]:

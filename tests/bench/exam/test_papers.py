@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from bench.exam.papers import QUOTAS, SETS, kind_of, open_paper, other_thing, paper, quotas
-from engines.embedded.scene import STYLES, Still, is_held_out, random_scene
+from engines.embedded.scene import COLOURS, STYLES, Still, is_held_out, random_scene
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -56,12 +56,17 @@ def test_small_papers_keep_every_kind():
 
 
 def test_open_captions_name_only_what_they_are_marked_for():
-    for question in open_paper(30, 7):
-        named = " ".join(question.named)
-        if "object colour" not in named and isinstance(question.scene, Still):
-            assert question.scene.things[0].colour not in question.prompt.split()
-        if "background colour" not in named:
-            assert "background" not in question.prompt
+    questions = open_paper(60, 7)
+    assert {mark for q in questions for mark in q.named} == {
+        *("object colour", "background colour", "position", "count", "relation", "shapes of both"),
+        *("shape", "ground"),
+    }
+    for question in questions:
+        words = question.prompt.split()
+        assert ("background" in words) == ("background colour" in question.named)
+        coloured = any(colour in words for colour in COLOURS)
+        marked = {"object colour", "background colour", "relation"} & set(question.named)
+        assert coloured == bool(marked), question
 
 
 def test_another_thing_differs_in_shape_and_colour_and_keeps_place_and_ground():
