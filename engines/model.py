@@ -36,7 +36,7 @@ class Weights:
     blank: bool  # no negative prompt is zeros, as engines.text.Text
     unet: Any
     vae: Any
-    vae_tiny: Any | None  # for previews, if `vae` is a large one and the model's folder has a tiny one
+    vae_tiny: Any | None  # for live frames and previews, if `vae` is a large one
     scheduler: Any  # diffusers.LCMScheduler; only its config and its alphas_cumprod are used
     safety_checker: Any | None
     feature_extractor: Any | None
@@ -53,7 +53,7 @@ class Weights:
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: str, report: Report) -> Weights:
-    """Find, download if need be, read. `vae`: "auto" the model's own, "tiny", "full". `lora`: an LCM-LoRA
+    """Find, download if need be, read. `vae`: "auto" the model's own, "tiny", "full", "both". `lora`: an LCM-LoRA
     for a base model, folder, file or hub id; "" = `lcm_lora/` in the model's folder, else the published one.
 
     Raises Unloadable.
@@ -88,9 +88,9 @@ def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: st
     report("load", 2, 4, "VAE")
     vae_folder = _vae_folder(name, kind, folder, vae, report)
     autoencoder = _autoencoder(name, vae_folder, _vae_dtype(kind, vae_folder, device, dtype))
-    beside = folder / "vae_tiny"
-    glance = beside.is_dir() and isinstance(autoencoder, diffusers.AutoencoderKL)
-    tiny = _autoencoder(name, beside, dtype) if glance else None
+    tiny = None
+    if isinstance(autoencoder, diffusers.AutoencoderKL) and (vae == "both" or (folder / "vae_tiny").is_dir()):
+        tiny = _autoencoder(name, _tiny_folder(kind, folder, report), dtype)
     widths = autoencoder.config.block_out_channels
     scale = 2 ** (len(widths) - 1)
 
@@ -191,10 +191,14 @@ def _fuse_lora(
 def _vae_folder(name: str, kind: str, folder: Path, wanted: str, report: Report) -> Path:
     own = folder / "vae"
     tiny = _json(own / "config.json")["_class_name"] == "AutoencoderTiny"
-    if wanted == "auto" or (wanted == "tiny") == tiny:
+    if wanted in ("auto", "both") or (wanted == "tiny") == tiny:
         return own
     if wanted == "full":
         raise Unloadable(f"{name} has a tiny VAE only; start with vae=auto")
+    return _tiny_folder(kind, folder, report)
+
+
+def _tiny_folder(kind: str, folder: Path, report: Report) -> Path:
     beside = folder / "vae_tiny"
     return beside if beside.is_dir() else download(TINY_VAE[kind], ["*.safetensors", "*.json"], report)
 
@@ -202,7 +206,8 @@ def _vae_folder(name: str, kind: str, folder: Path, wanted: str, report: Report)
 def _vae_dtype(kind: str, folder: Path, device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """SDXL's own autoencoder leaves the range of fp16 and paints black; its config says so.
 
-    bfloat16 has the range, and its rounding is below a level of 255; a GPU without it takes float32.
+    bfloat16 has the range, and costs half a level of 255 (mean, random weights of that size); a GPU without
+    it takes float32.
     """
     config = _json(folder / "config.json")
     overflows = config["_class_name"] == "AutoencoderKL" and config.get("force_upcast", True)
