@@ -53,8 +53,9 @@ class Weights:
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, vae: str, lora: str, report: Report) -> Weights:
-    """Find, download if need be, read. `vae`: "auto" the model's own, "tiny", "full", "both". `lora`: an LCM-LoRA
-    for a base model, folder, file or hub id; "" = `lcm_lora/` in the model's folder, else the published one.
+    """Find, download if need be, read. `vae`: "auto" the model's own, "tiny", "full", "both".
+    `lora`: an LCM-LoRA for a base model, folder, file or hub id; "" = `lcm_lora/` in the model's folder,
+    else the published one.
 
     Raises Unloadable.
     """

@@ -50,7 +50,7 @@ def serve(
     lora: Annotated[
         str | None, typer.Option(help="LCM-LoRA to fuse into a base model: folder, file or hub id.")
     ] = None,
-    vae: Annotated[str | None, typer.Option(help="auto, tiny or full.")] = None,
+    vae: Annotated[str | None, typer.Option(help="auto, tiny, full or both.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,

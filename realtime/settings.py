@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
     backend: Literal["auto", "eager", "inductor"] = "auto"  # auto: inductor on CUDA, elsewhere eager
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"  # the second takes far longer
-    vae: Literal["auto", "tiny", "full"] = "auto"  # auto: the model's own
+    # auto: what the model's folder has; both: for live frames a tiny one too, downloaded if it is not there
+    vae: Literal["auto", "tiny", "full", "both"] = "auto"
     lora: str = ""  # LCM-LoRA for a base model: folder, file or hub id; "" = its own, else the published one
     cache_bytes: int = 256 * MiB  # prompt embeddings, decoded pictures, init latents together
     target_s: float = Field(0.5, gt=0)  # deadline of a live frame; orders work and bounds batches

@@ -132,6 +132,23 @@ def test_a_card_tells_what_weights_cannot(copy: Callable[..., Path]) -> None:
     assert (told.native, told.smallest, told.largest) == (128, 64, 256)
 
 
+def test_a_tiny_vae_is_fetched_for_live_frames_where_both_are_asked_for(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def download(source: str, patterns: list[str], report: Any) -> Path:
+        fetched.append(source)
+        return folder() / "vae"
+
+    monkeypatch.setattr(model, "download", download)
+    loaded = load(folder(vae="kl"), vae="both")
+    assert (type(loaded.vae).__name__, type(loaded.vae_tiny).__name__) == ("AutoencoderKL", "AutoencoderTiny")
+    assert fetched == ["madebyollin/taesd"]
+    assert load(folder(), vae="both").vae_tiny is None, "a tiny one needs no other beside it"
+    assert fetched == ["madebyollin/taesd"]
+
+
 def test_the_tiny_vae_beside_the_full_one_is_taken_on_request(
     copy: Callable[..., Path], folder: Callable[..., Path]
 ) -> None:
@@ -142,6 +159,7 @@ def test_the_tiny_vae_beside_the_full_one_is_taken_on_request(
     assert type(load(full, vae="tiny").vae).__name__ == "AutoencoderTiny"
     assert type(load(full).vae_tiny).__name__ == "AutoencoderTiny", "previews take it without being asked"
     assert load(full, vae="tiny").vae_tiny is None
+    assert type(load(full, vae="both").vae_tiny).__name__ == "AutoencoderTiny"
     assert load(folder(vae="kl")).vae_tiny is None
     with pytest.raises(model.Unloadable, match="has a tiny VAE only"):
         load(folder(), vae="full")
