@@ -161,6 +161,7 @@ def gpu(
     folder: Annotated[Path, typer.Option(help="Of what is compiled.")] = Path("build/gpu"),
 ) -> None:
     """The measuring plan of one GPU, most valuable part first; go on where it stopped by saying it again."""
+    from bench.gpu.findings import result
     from bench.gpu.lab import Machine
     from bench.gpu.measure import measure, show
     from bench.gpu.prebuild import prebuild as build
@@ -173,7 +174,9 @@ def gpu(
     if prebuild:
         told = build(machine, budget, jobs, say)
         raise typer.Exit(0 if all(one["ok"] for one in told.values()) else 1)
-    show(measure(machine, out.absolute(), budget, say))
+    book = measure(machine, out.absolute(), budget, say)
+    show(book)
+    report.save(result(book), out.absolute().with_name("result.json"))
 
 
 @app.command("report")

@@ -39,13 +39,11 @@ class Held(Lcm):
 
 
 def pipeline(subject: Any, **options: Any) -> Lcm:
-    """The engine's pipeline over a `bench.subject.Subject`, loaded; `options` as of engines.lcm.Lcm."""
-    made = Held(
-        model=subject.kind,
-        device=subject.device.type,
-        dtype=str(subject.dtype).removeprefix("torch."),
-        **options,
-    )
+    """The engine's pipeline over a `bench.subject.Subject`, loaded; `options` as of engines.lcm.Lcm. Its
+    back end is eager until it is given another one."""
+    given = {"backend": "eager"} | options
+    dtype = str(subject.dtype).removeprefix("torch.")
+    made = Held(model=subject.kind, device=subject.device.type, dtype=dtype, **given)
     made.weights = subject.loaded()
     made.load(lambda *_: None)
     return made

@@ -25,6 +25,7 @@ from PIL import Image
 
 from bench.client import TEXT, Socket, connect
 from bench.conditions import after, conditions
+from bench.drawings import drawing
 from bench.figures import Frame, spread, summary
 from bench.report import Result, Table
 from bench.server import Server, ours
@@ -49,6 +50,7 @@ class Load:
     steps: tuple[int, ...] = (4,)  # drawn per frame
     size: int = 128  # pixels, square
     pictures: int = 0  # different ones per session, over and over; 0 = every frame is new
+    drawn: bool = False  # every frame brings a new drawing, as a canvas does
     buffering: int | None = None  # max_buffering of the connection; None = the server's default
 
     @property
@@ -80,8 +82,13 @@ def frames(load: Load) -> list[Frame]:
 
 def payload(load: Load, frame: Frame) -> bytes:
     """The request as @fal-ai/client sends it: one msgpack map."""
+    picture = {}
+    if load.drawn:
+        file = base64.b64encode(drawing(load.size, frame.session, frame.number)).decode()
+        picture = {"image_url": f"data:image/jpeg;base64,{file}", "strength": 0.7}
     request: bytes = msgpack.packb(
-        {
+        picture
+        | {
             "prompt": frame.prompt,
             "seed": frame.seed,
             "num_inference_steps": load.steps[frame.seed % len(load.steps)],

@@ -56,7 +56,7 @@ class Ways:
         backend = self.backend(way)
         backend.warm(shape, build)
         if way.startswith("inductor") and backend.program(shape) is self.program.of(shape):
-            why = dict(getattr(self.backend("inductor"), "reasons", {})).get(shape, "it was not built ahead")
+            why = self.backend("inductor").reasons().get(str(shape), "it was not built ahead")
             raise RuntimeError(f"{way} left {shape} eager: {why}")
 
         def run(batch: Batch) -> Tensor:

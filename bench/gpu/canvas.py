@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import random
 from typing import Any
 
+from bench.drawings import drawing
 from bench.gpu.lab import Lab
 
 FPS, SLO_S = 10.0, 0.150
@@ -52,12 +52,9 @@ def drawn(lab: Lab, engine: Any, sessions: int, seconds: float) -> dict[str, Any
         for session, offset in enumerate(offsets)
         for number in range(round(seconds * FPS))
     ]
-    drawings = strokes(lab.subject.side)
 
     def job(session: int, number: int) -> Any:
-        file = drawings[(session * 7 + number) % len(drawings)] + bytes(
-            [session % 256, number % 256]
-        )  # new bytes
+        file = drawing(lab.subject.side, session, number)
         return lab.subject.job(session, 4, seed=session, image=file, strength=0.7)
 
     taken = opened(engine, job, frames, SLO_S)
@@ -70,19 +67,3 @@ def drawn(lab: Lab, engine: Any, sessions: int, seconds: float) -> dict[str, Any
         "answered_share": len(answered) / len(taken),
         "images_s": len(answered) / seconds,
     }
-
-
-def strokes(side: int, count: int = 24) -> list[bytes]:
-    """Drawings as a canvas sends them, JPEG."""
-    from PIL import Image, ImageDraw
-
-    files = []
-    rng = random.Random(0)
-    image = Image.new("RGB", (side, side), "white")
-    for _ in range(count):
-        points = [rng.randrange(side) for _ in range(6)]
-        ImageDraw.Draw(image).line(points, fill=tuple(rng.randbytes(3)), width=max(2, side // 24))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=80)
-        files.append(file.getvalue())
-    return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +30,10 @@ class Machine:
         return ["--device", self.device, *(["--tiny"] if self.tiny else []), "--folder", str(self.folder)]
 
     def environment(self) -> dict[str, str]:
-        """Everything that compiles, in every process, finds what another has compiled."""
+        """Everything that compiles, in every process, finds what another has compiled; and every process finds
+        this project, installed or not."""
         return {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
             "TRITON_CACHE_DIR": str(self.folder / "triton"),
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
@@ -43,7 +46,9 @@ class Machine:
         from bench.subject import Subject
 
         dtype = getattr(torch, self.dtype)
-        return Subject(kind, torch.device(self.device), dtype, tiny=self.tiny, store=self.folder / "store")
+        return Subject(
+            kind, torch.device(self.device), dtype, tiny=self.tiny, store=self.folder / "state" / "builds"
+        )
 
 
 class Lab:

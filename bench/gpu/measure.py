@@ -49,9 +49,7 @@ def measure(machine: Machine, out: Path, budget_s: float, say: Say) -> Book:
 
 
 def show(book: Book) -> None:
-    from rich.console import Console
+    """A few dozen lines, for who sees the end of the output and nothing else."""
+    from bench.gpu.findings import brief
 
-    from bench import report
-    from bench.gpu import findings
-
-    report.show(findings.result(book), Console(width=118))
+    print("\n".join(brief(book)), flush=True)

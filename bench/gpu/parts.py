@@ -21,7 +21,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
     """In the order of their worth."""
     steps = [Part("sd15 eager", 25, lambda: lab.steps("eager", (1, 8)))]
     if lab.cuda:
-        steps.append(Part("sd15 eager+graph", 25, lambda: lab.steps("eager+graph", (1, 2, 4, 8))))
+        steps.append(Part("sd15 eager+graph", 25, lambda: lab.steps("eager+graph", (1, 8, 4, 2, 16))))
     steps += [
         Part(f"sd15 compiled {rows}", 70, lambda rows=rows: lab.best(rows, lab.cuda)) for rows in (1, 8)
     ]
@@ -34,8 +34,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         Part("canvas", 45, lambda: canvas(lab)),
         Part("sdxl", 80, sdxl.measured),
         Part("cold start", 60, lambda: cold(lab.machine)),
-        Part("sd15 compiled 4", 40, lambda: lab.best(4, False)),
-        Part("sd15 compiled 16", 40, lambda: lab.best(16, False)),
+        *[Part(f"sd15 compiled {n}", 30, lambda n=n: lab.best(n, False)) for n in (16, 2, 6, 3, 12)],
         Part("sd15 best batch of 16", 20, lambda: throughput(lab)),
         Part("canvas of 16", 30, lambda: canvas(lab)),
         Part("a new size", 25, lambda: new_size(lab)),

@@ -16,7 +16,7 @@ from bench.inside import closed
 def one_image(lab: Lab) -> dict[str, Any]:
     """A request on an idle engine, from the loop's inbox to its JPEG: four steps, tiny VAE, cached prompt."""
     engine = lab.served(1)
-    frames = closed(engine, lambda s, n: lab.subject.job(0, 4, seed=n), 1, lab.seconds / 2, lab.seconds / 8)
+    frames = closed(engine, lambda s, n: lab.subject.job(0, 4, seed=n), 1, max(1.0, lab.seconds / 2), 0.2)
     took = [frame.latency for frame in frames if frame.answered and not frame.warm]
     spent = [frame.timings for frame in frames if frame.answered and not frame.warm]
     return {

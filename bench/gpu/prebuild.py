@@ -13,15 +13,11 @@ from typing import Any
 from bench.conditions import ROOT
 from bench.gpu.lab import Machine
 
-JOBS = (  # what the plan needs compiled, most needed first; (kind, rows), or diffusers' own call
-    ("sd15", 1),
-    ("sd15", 8),
-    ("diffusers", 1),
-    ("sdxl", 1),
-    ("sd15", 4),
-    ("sd15", 16),
-    ("sdxl", 4),
-    ("folder", 0),
+# What the plan needs compiled, most needed first: (kind, rows of a call), diffusers' own call, and a folder
+# of the model for the whole service.
+JOBS = (
+    *(("sd15", 1), ("sd15", 8), ("diffusers", 1), ("sdxl", 1), ("sd15", 4), ("folder", 0), ("sd15", 2)),
+    *(("sd15", 16), ("sdxl", 4), ("sd15", 6), ("sd15", 3), ("sd15", 12)),
 )
 TINY = (("sd15", 1), ("diffusers", 1), ("folder", 0))
 
