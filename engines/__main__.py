@@ -17,6 +17,10 @@ from engines.recorder import Recorder, page
 
 def main() -> None:
     options = _options()
+    if options.warm is not None:
+        sys.exit(_warm(options))
+    if options.fd is None:
+        sys.exit("engines: the gateway starts this; people run `realtime serve`")
     # Ctrl-C and a service manager's SIGTERM reach the whole group. When to end is the gateway's to say:
     # it drains, then closes the link.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -28,7 +32,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="engines", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="our end of the link, a stream socket")
+    parser.add_argument("--fd", type=int, help="our end of the link, a stream socket")
+    parser.add_argument("--warm", nargs="*", help="build ahead for these sizes, WIDTHxHEIGHT, and end")
     parser.add_argument("--recorder", type=int, help="a page of engines.recorder that outlives us")
     parser.add_argument("--parent", type=int, default=0, help="process id to die with (Linux)")
     parser.add_argument("--model", default="embedded", help="folder, hub id, embedded, fake[:key=value,...]")
@@ -75,6 +80,18 @@ def _pipeline(options: argparse.Namespace) -> Any:
         lora=options.lora,
         cache_bytes=options.cache_bytes,
     )
+
+
+def _warm(options: argparse.Namespace) -> int:
+    from engines.pipeline import Unloadable
+    from engines.warming import run
+
+    try:
+        sizes = [(int(width), int(height)) for width, height in (size.split("x") for size in options.warm)]
+        return run(_pipeline(options), sizes)
+    except (Unloadable, ValueError) as error:
+        print(f"engine: {error}", file=sys.stderr, flush=True)
+        return os.EX_CONFIG
 
 
 def _die_with(parent: int) -> None:

@@ -70,7 +70,8 @@ class Lcm:
     cache_bytes: int = 256 * 1024 * 1024
     backend: str = "auto"  # one of engines.backends.NAMES
     mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
-    builds: Path | None = None  # folder that keeps builds; None: none is kept, or made beside traffic
+    builds: Path | None = None  # folder that keeps builds; None: none is kept
+    background: bool = True  # build beside traffic; if builds are kept
     lora: str = ""  # the LCM-LoRA of a base model; "" = its own or the published one
 
     models: list[Model] = field(default_factory=list, init=False)
@@ -97,7 +98,11 @@ class Lcm:
         self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls)
         store = Store(self.builds) if self.builds is not None else None
         self.denoiser.backend = make(
-            self.backend, self.denoiser.program, mode=self.mode, store=store, background=store is not None
+            self.backend,
+            self.denoiser.program,
+            mode=self.mode,
+            store=store,
+            background=self.background and store is not None,
         )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
         self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)

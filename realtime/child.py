@@ -132,10 +132,13 @@ class Child(asyncio.Protocol):
 
 
 def _command(settings: Settings, link: int, recorder: int) -> list[str]:
-    """-P: a folder called `engines` in the working directory is not ours."""
+    return command(settings, fd=link, recorder=recorder)
+
+
+def command(settings: Settings, **further: int) -> list[str]:
+    """Of an engine process. -P: a folder called `engines` in the working directory is not ours."""
     given = {
-        "fd": link,
-        "recorder": recorder,
+        **further,
         "parent": os.getpid(),
         "model": settings.model,
         "device": settings.device,

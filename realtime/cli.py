@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, key, token, certs, doctor."""
+"""The `realtime` command: serve, warm, key, token, certs, doctor."""
 
 from __future__ import annotations
 
@@ -89,6 +89,32 @@ def serve(
             _stop(f"cannot start: a database in {wanted.state_dir} cannot be used: {error}")
     if running.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def warm(
+    sizes: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT in pixels, separated by commas; the model's own if not said.")
+    ] = "",
+    model: Annotated[str | None, typer.Option(help='Folder, hub id or "embedded".')] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,
+    config: Config = None,
+    lora: Annotated[str | None, typer.Option(help="LCM-LoRA to fuse into a base model.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=0, max=16, help="Rows of one UNet call; 0 by device.")
+    ] = None,
+) -> None:
+    """Build ahead what the back end takes minutes for; a server with the same settings finds it done."""
+    given = {name: value for name, value in locals().items() if name not in ("config", "sizes")}
+    from realtime import warm as warming
+
+    wanted = [size.strip() for size in sizes.split(",") if size.strip()]
+    try:
+        raise typer.Exit(warming.run(_settings(config, **given), wanted, Console()))
+    except ValueError as error:
+        _stop(str(error))
 
 
 @key.command("create")

@@ -18,7 +18,7 @@ LIGHT = [
 # Layers of realtime/, highest first; a module may import from its own layer and below.
 LAYERS = [
     {"cli"},
-    {"progress", "doctor", "server", "certs"},
+    {"progress", "doctor", "warm", "server", "certs"},
     {"gateway"},
     {"pages", "mint", "run", "stream", "queue", "proxy", "openapi"},
     {"canvas"},

@@ -43,7 +43,7 @@ class Inductor:
         self._code: dict[Shape, Code] = {}  # trusted
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
         self.builds: Orders | None = Builds(program, mode, self) if background else None
-        self._counts = dict.fromkeys(("built", "loaded"), 0)
+        self._counts = dict.fromkeys(("built", "loaded"), 0.0)  # in this process
         self._built_s = 0.0
 
     def program(self, shape: Shape) -> Step:
@@ -105,11 +105,10 @@ class Inductor:
             self.builds.close()
 
     def stats(self) -> dict[str, float]:
-        counts = {f"inductor_{name}": float(count) for name, count in self._counts.items()}
-        return counts | {
-            "inductor_compiled": float(len(self._code)),
-            "inductor_failed": float(len(self._reasons)),
-            "inductor_built_s": self._built_s,
+        return self._counts | {
+            "compiled": float(len(self._code)),
+            "failed": float(len(self._reasons)),
+            "built_s": self._built_s,
         }
 
     def _build(self, shape: Shape) -> None:

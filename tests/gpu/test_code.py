@@ -35,13 +35,13 @@ def test_compiled_recorded_kept_and_loaded(
     built = make("inductor", half, store=store)
     assert isinstance(built, Graphs)
     built.warm(FOUR)
-    assert built.stats()["inductor_compiled"] == 1, built.reasons()
+    assert built.stats()["compiled"] == 1, built.reasons()
     assert built.stats()["graphs"] == 1
 
     monkeypatch.setattr(inductor, "compiled", None)
     found = make("inductor", half, store=store)
     found.warm(FOUR)
-    assert found.stats()["inductor_loaded"] == 1, found.reasons()
+    assert found.stats()["loaded"] == 1, found.reasons()
     assert isinstance(found.program(FOUR), code.Code)
     for seed in range(3):
         batch = half.sample(FOUR, seed)

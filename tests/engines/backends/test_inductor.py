@@ -76,7 +76,7 @@ def test_a_kept_build_is_used_without_compiling(
     second = Inductor(small, store)
     second.warm(SHAPE)
     assert isinstance(second.program(SHAPE), code.Code)
-    assert second.stats()["inductor_loaded"] == 1
+    assert second.stats()["loaded"] == 1
 
 
 @pytest.mark.parametrize("planted", ["of nothing", "wrong"])
@@ -96,7 +96,7 @@ def test_a_planted_build_is_dropped_and_made_again(
     assert backend.program(SHAPE) is small
     backend.warm(SHAPE)
     assert backend.program(SHAPE) is built[0]
-    assert backend.stats()["inductor_built"] == 1
+    assert backend.stats()["built"] == 1
     monkeypatch.undo()
     third = Inductor(small, store)
     third.warm(SHAPE, build=False)
