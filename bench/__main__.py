@@ -102,6 +102,14 @@ def engine(quick: Quick = False, json: Json = None) -> None:
 
 
 @app.command()
+def cpu(quick: Quick = False, json: Json = None) -> None:
+    """The embedded model on a CPU by layout, precision and allocator: why the defaults are what they are."""
+    from bench.cpu import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
 def goodput(quick: Quick = False, json: Json = None) -> None:
     """Twice the capacity offered: pictures that arrive in time, beside FIFO."""
     from bench.goodput import figures
