@@ -48,12 +48,12 @@ class Session(Generic[R, O]):
         self.credit = self.buffering + 2
         self.superseded = 0
         self.closed = False
+        self.bytes = 0  # of the unanswered frames
         self._arrived = 0
         self._waiting: deque[Slot[R, O]] = deque()
         self._waiting_bytes = 0
         self._taken: deque[Slot[R, O]] = deque()  # in order of arrival, until released
         self._unwritten: deque[Slot[R, O]] = deque()  # released
-        self._taken_bytes = 0  # of both
 
     def offer(self, request: R, size: int) -> int:
         """A frame arrived. Older waiting ones go if there are too many; the newest always stays.
@@ -66,10 +66,13 @@ class Session(Generic[R, O]):
         self._arrived += 1
         self._waiting.append(Slot(self._arrived, request, size))
         self._waiting_bytes += size
+        self.bytes += size
         while len(self._waiting) > self.buffering or (
             self._waiting_bytes > self.max_bytes and len(self._waiting) > 1
         ):
-            self._waiting_bytes -= self._waiting.popleft().size
+            dropped = self._waiting.popleft().size
+            self._waiting_bytes -= dropped
+            self.bytes -= dropped
             self.superseded += 1
         return self.superseded - superseded
 
@@ -77,11 +80,11 @@ class Session(Generic[R, O]):
         """The oldest waiting frame, if there is credit for it."""
         if not self._waiting or len(self._taken) + len(self._unwritten) >= self.credit:
             return None
-        if self._taken_bytes and self._taken_bytes + self._waiting[0].size > self.max_bytes:
+        taken = self.bytes - self._waiting_bytes
+        if taken and taken + self._waiting[0].size > self.max_bytes:
             return None
         slot = self._waiting.popleft()
         self._waiting_bytes -= slot.size
-        self._taken_bytes += slot.size
         self._taken.append(slot)
         return slot
 
@@ -103,7 +106,7 @@ class Session(Generic[R, O]):
         while self._taken and (self._taken[0].superseded or self._taken[0].outcome is not None):
             head = self._taken.popleft()
             if head.superseded:
-                self._taken_bytes -= head.size
+                self.bytes -= head.size
             else:
                 released.append(head)
         self._unwritten.extend(released)
@@ -112,7 +115,7 @@ class Session(Generic[R, O]):
     def written(self) -> None:
         """The oldest released outcome is on the wire: its credit is free again."""
         if not self.closed:
-            self._taken_bytes -= self._unwritten.popleft().size
+            self.bytes -= self._unwritten.popleft().size
 
     def close(self) -> list[int]:
         """The socket is gone. Returns the tickets nobody waits for any more."""
@@ -122,7 +125,7 @@ class Session(Generic[R, O]):
         tickets = [slot.ticket for slot in self._taken if slot.ticket is not None]
         for line in (self._waiting, self._taken, self._unwritten):
             line.clear()
-        self._waiting_bytes = self._taken_bytes = 0
+        self._waiting_bytes = self.bytes = 0
         return tickets
 
     @property
@@ -133,8 +136,3 @@ class Session(Generic[R, O]):
     def unanswered(self) -> int:
         """Frames whose outcome is not on the wire: waiting, drawn, or about to be written."""
         return len(self._waiting) + len(self._taken) + len(self._unwritten)
-
-    @property
-    def bytes(self) -> int:
-        """Sizes of the unanswered frames."""
-        return self._waiting_bytes + self._taken_bytes

@@ -13,11 +13,11 @@ Bounded: the mailbox and the credit of `Session`, and nothing is read while `UNS
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from engines.messages import Done, Dropped, Job
@@ -83,7 +83,7 @@ class Socket:
         self._flow = gateway.metrics.flow(app.id)
         settings = gateway.settings
         self._send_timeout_s = settings.send_timeout_s
-        self._connection = Connection(now=time.monotonic(), idle_s=settings.idle_s)
+        self._connection = Connection(now=monotonic(), idle_s=settings.idle_s)
         self._outputs = self._connection.outputs
         self._session: Session[Frame, Done | Failure] = Session(buffering, 2 * settings.max_frame_bytes)
         # The engine lets a late frame give way to a newer one; who asks for a longer line wants it drawn.
@@ -162,7 +162,7 @@ class Socket:
             self._frames.hold(len(self._outputs) > UNSENT)
 
     def _take_in(self, message: bytes | str, received: float, receive_s: float) -> None:
-        start = time.monotonic()
+        start = monotonic()
         request = self._connection.receive(message, start)
         if request is None:
             if message:
@@ -184,7 +184,7 @@ class Socket:
             self._flow.refused += 1
             self._connection.fail(self._internal("frame.parse"), request.request_id)
             return
-        decode_s = time.monotonic() - start
+        decode_s = monotonic() - start
         frame = Frame(request.request_id, request.binary, wanted, received, receive_s, decode_s)
         self._flow.superseded += self._session.offer(frame, request.size)
         self._weigh()
@@ -209,13 +209,13 @@ class Socket:
     def _prepare(self) -> None:
         """Submit what waits and has credit, in order of arrival; behind one that must wait, all wait."""
         while self._opener is None and (slot := self._session.take()) is not None:
-            start = time.monotonic()
+            start = monotonic()
             try:
-                job = self._app.plan_at_once(slot.request.wanted, self._media, self._engine.models)
+                job = self._app.plan_at_once(slot.request.wanted, self._engine.models)
                 if job is None:
                     self._opener = asyncio.create_task(self._open(slot), name=f"open {self.name}")
                 else:
-                    self._submit(slot, job, time.monotonic() - start)
+                    self._submit(slot, job, monotonic() - start)
             except Failure as failure:
                 self._settle(slot, failure)
             except Exception:
@@ -225,9 +225,9 @@ class Socket:
         """Plan a frame that has to wait for it, submit it, and let the next ones follow."""
         try:
             await self._gateway.engine_known.wait()
-            start = time.monotonic()
+            start = monotonic()
             job = await self._app.plan(slot.request.wanted, self._media, self._engine.models)
-            self._submit(slot, job, time.monotonic() - start)
+            self._submit(slot, job, monotonic() - start)
         except Failure as failure:
             self._settle(slot, failure)
         except Exception:
@@ -251,7 +251,7 @@ class Socket:
 
     def _on_reply(self, slot: Slot[Frame, Done | Failure], reply: Any) -> None:
         if isinstance(reply, Done):
-            self._settle(slot, reply)
+            self._released += self._session.settle(slot, reply)
         elif isinstance(reply, Dropped):
             self._settle(slot, None)
         else:
@@ -260,7 +260,7 @@ class Socket:
 
     def _settle(self, slot: Slot[Frame, Done | Failure], outcome: Done | Failure | None) -> None:
         """What comes of a frame is known: None if a newer one took its place. `_write` is for the caller."""
-        self._released.extend(self._session.settle(slot, outcome))
+        self._released += self._session.settle(slot, outcome)
         if outcome is None:
             self._flow.superseded += 1
             self._freed()
@@ -313,7 +313,7 @@ class Socket:
         if isinstance(outcome, Done):
             try:
                 self._connection.answer(self._body(frame, outcome), binary=frame.binary)
-                self._flow.answer(time.monotonic() - frame.received)
+                self._flow.answer(monotonic() - frame.received)
             except Exception:
                 outcome = self._internal("frame.answer")
         if isinstance(outcome, Failure):
@@ -331,7 +331,7 @@ class Socket:
             "decode": frame.decode_s,
             "prepare": frame.prepare_s,
             **done.timings,
-            "send": max(time.monotonic() - done.finished, 0.0),
+            "send": max(monotonic() - done.finished, 0.0),
         }
         return body
 
@@ -349,7 +349,7 @@ class Socket:
     def _watch(self) -> None:
         if self._connection.closed:
             return
-        now = time.monotonic()
+        now = monotonic()
         self._connection.tick(now, busy=self._session.unanswered > 0)
         if self._connection.closed:
             self.ended_by = "idle"

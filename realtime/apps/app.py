@@ -139,7 +139,7 @@ class App:
         request.check()
         return request
 
-    def plan_at_once(self, request: Request, media: Media, models: list[Model]) -> Job | None:
+    def plan_at_once(self, request: Request, models: list[Model]) -> Job | None:
         """As `plan`, or None if something has to be waited for: a picture, or the first engine."""
         if not models:
             return None
