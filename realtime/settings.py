@@ -41,9 +41,8 @@ class Settings(BaseSettings):
     # engine
     model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
     device: str = "auto"  # auto | cpu | cuda | mps
-    dtype: str = (
-        "auto"  # auto | float32 | float16 | bfloat16 | fast: bfloat16 on a CPU that is quicker with it
-    )
+    # auto: float32 on a CPU, half precision on a GPU; fast: bfloat16 on a CPU that is clearly quicker with it
+    dtype: str = "auto"  # or float32, float16, bfloat16
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
