@@ -258,6 +258,8 @@ class Program(nn.Module):
             told.update(f"{name} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype}\n".encode())
         for name, module in self.named_modules():
             config = dict(module.config) if hasattr(module, "config") else {}
+            # Where it was read from, and in an order that changes from process to process what was not said.
+            config = {key: value for key, value in config.items() if not key.startswith("_")}
             told.update(f"{name} {type(module)} {json.dumps(config, sort_keys=True, default=str)}\n".encode())
         for source in (Program, sampler, control, image_prompt):
             told.update(inspect.getsource(source).encode())
