@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 from engines.backends.program import Batch, Program, Shape, Step
@@ -70,6 +71,10 @@ def make(
     from engines.backends.inductor import Inductor
 
     kind = program.device.type
+    if kind == "cuda":
+        # Who asks for float32 gets it; cuDNN's default is TF32. Its `benchmark` stays off: it takes seconds
+        # a shape, and another algorithm at the next start makes other last bits.
+        torch.backends.cudnn.allow_tf32 = False
     if name not in NAMES:
         raise ValueError(f"back end {name} is not known; {', '.join(NAMES)} are")
     if name == "auto":

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.backends import attention
 from engines.backends.program import Program, Shape
 
 # Not `reduce-overhead`, whose own CUDA graphs hand out memory that the next call overwrites: graphs.py.
@@ -58,12 +59,24 @@ def compiled(program: Program, shape: Shape, mode: str = "default") -> tuple[Cod
 
     Seconds to minutes. Raises what Inductor raises, a RuntimeError mostly.
     """
+    program = program.of(shape)
+    choice = attention.chosen(program, shape) if program.device.type == "cuda" else {}
+    try:
+        return _compiled(program, shape, mode, choice)
+    except Exception as error:  # of a compiler: of every kind
+        if not choice:
+            raise
+        log.warning("%s does not compile with its attention kernels chosen here: %s", shape, error)
+        return _compiled(program, shape, mode, {})
+
+
+def _compiled(program: Program, shape: Shape, mode: str, choice: attention.Choice) -> tuple[Code, bytes]:
     from torch._inductor import standalone_compile
 
-    program = program.of(shape)
     with torch.inference_mode(False), torch.no_grad():
         batch = {name: t for name, t in program.sample(shape)._asdict().items() if t is not None}
-        exported = torch.export.export(program, (), batch, strict=False)
+        with attention.Pin(choice):
+            exported = torch.export.export(program, (), batch, strict=False)
         inputs, constants = _inputs(exported)
         state = dict(program.named_parameters()) | dict(program.named_buffers()) | constants
         if sum(tensor.nbytes for tensor in constants.values()) > MOST_CONSTANTS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engines.backends import attention
 from engines.backends.program import Batch, Program, Shape, Step
 
 
@@ -13,18 +14,23 @@ class Eager:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._pinned: dict[Shape, Step] = {}
+        self._choices: list[attention.Choice] = []
 
     def program(self, shape: Shape) -> Step:
-        return self._program.of(shape)
+        return self._pinned.get(shape) or self._program.of(shape)
 
     def slots(self, shape: Shape) -> Batch | None:
         return None
 
     def step(self, shape: Shape, batch: Batch) -> Tensor:
-        advanced: Tensor = self._program.of(shape)(*batch)
+        advanced: Tensor = self.program(shape)(*batch)
         return advanced
 
     def warm(self, shape: Shape, build: bool = True) -> None:
+        if self._program.device.type == "cuda" and shape not in self._pinned:
+            self._choices.append(attention.chosen(self._program, shape))
+            self._pinned[shape] = attention.pinned(self._program.of(shape), self._choices[-1])
         with torch.inference_mode():
             self.step(shape, self._program.of(shape).sample(shape))
 
@@ -36,4 +42,4 @@ class Eager:
     def close(self) -> None: ...
 
     def stats(self) -> dict[str, float]:
-        return {}
+        return attention.counted(self._choices)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engines.backends.builds import Builds, Orders
 from engines.backends.code import Code, compiled, loaded, patches
+from engines.backends.eager import Eager
 from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.store import Facts, Store, facts
 
@@ -40,6 +41,7 @@ class Inductor:
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
         self._program, self._store = program, store
+        self._eager = Eager(program)
         self._code: dict[Shape, Code] = {}  # trusted
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
         self.builds: Orders | None = Builds(program, mode, self) if background else None
@@ -55,7 +57,7 @@ class Inductor:
             wanted = self._wanted[shape] = self._wanted.get(shape, 0) + 1
             if wanted == WORTH:
                 self.builds.order(shape)
-        return self._program.of(shape)
+        return self._eager.program(shape)
 
     def slots(self, shape: Shape) -> Batch | None:
         return None
@@ -74,6 +76,8 @@ class Inductor:
             self._build(shape)
         elif self.builds is not None:
             self.builds.order(shape)
+        if shape not in self._code:
+            self._eager.warm(shape)
 
     def adopt(self, shape: Shape, packed: bytes) -> bool:
         """Take code that was compiled before or elsewhere, if it is sound. Any thread."""
@@ -105,7 +109,9 @@ class Inductor:
             self.builds.close()
 
     def stats(self) -> dict[str, float]:
-        return self._counts | {
+        return {
+            **self._counts,
+            **self._eager.stats(),
             "compiled": float(len(self._code)),
             "failed": float(len(self._reasons)),
             "built_s": self._built_s,

@@ -112,6 +112,13 @@ def test_traffic_is_served_before_during_and_after_recording(half: Program) -> N
         assert backend.stats()["graphs_recorded"] == (turn >= WARM_UPS)
 
 
+def test_every_attention_has_a_kernel_by_measurement(half: Program) -> None:
+    backend = Eager(half)
+    backend.warm(BIG)
+    pinned = {name: count for name, count in backend.stats().items() if name.startswith("attention_")}
+    assert sum(pinned.values()) >= 2, pinned  # one of the picture, one of the text
+
+
 @torch.inference_mode()
 def test_the_least_recently_used_recording_goes_and_comes_back(half: Program) -> None:
     backend = Graphs(Eager(half), half, most=2)
