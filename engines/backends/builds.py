@@ -40,15 +40,16 @@ class Orders(Protocol):
     """What compiles in the background."""
 
     def order(self, shape: Shape) -> None:
-        """Build it some time, if it was not ordered before. Returns at once."""
+        """Find or build it some time, if it was not ordered before. Returns at once."""
 
     def close(self) -> None:
         """Build nothing more."""
 
 
 class Customer(Protocol):
-    """Who is served; on the building thread."""
+    """Who is served; on the building thread. find: whether it has what was built before."""
 
+    def find(self, shape: Shape) -> bool: ...
     def adopt(self, shape: Shape, packed: bytes) -> bool: ...
     def keep(self, shape: Shape, packed: bytes) -> None: ...
     def fail(self, shape: Shape, reason: str) -> None: ...
@@ -86,6 +87,9 @@ class Builds:
     def _work(self) -> None:
         while (shape := self._queue.get()) is not None and not self._closed.is_set():
             try:
+                with _line(self._program.device):
+                    if self._customer.find(shape):
+                        continue
                 packed = self._build(shape)
                 with _line(self._program.device):
                     if not self._customer.adopt(shape, packed):

@@ -69,15 +69,20 @@ class Inductor:
     def warm(self, shape: Shape, build: bool = True) -> None:
         if shape in self._code or shape in self._reasons:
             return
-        kept = self._store.get(self._facts(shape)) if self._store is not None else None
-        if kept is not None and self.adopt(shape, kept):
-            self._counts["loaded"] += 1
-        elif build:
-            self._build(shape)
-        elif self.builds is not None:
+        if not build and self.builds is not None:
             self.builds.order(shape)
+        elif not self.find(shape) and build:
+            self._build(shape)
         if shape not in self._code:
             self._eager.warm(shape)
+
+    def find(self, shape: Shape) -> bool:
+        """Take it from the store, seconds of this thread, if it is there. Any thread."""
+        kept = self._store.get(self._facts(shape)) if self._store is not None else None
+        if kept is None or not self.adopt(shape, kept):
+            return False
+        self._counts["loaded"] += 1
+        return True
 
     def adopt(self, shape: Shape, packed: bytes) -> bool:
         """Take code that was compiled before or elsewhere, if it is sound. Any thread."""

@@ -27,6 +27,9 @@ class Customer:
         self.failed: dict[Shape, str] = {}
         self.over = threading.Event()
 
+    def find(self, shape: Shape) -> bool:
+        return False
+
     def adopt(self, shape: Shape, packed: bytes) -> bool:
         raise AssertionError("nothing can have been built")
 
@@ -91,6 +94,24 @@ def test_closing_ends_the_process_and_waits_for_nothing(
     failing.close()
     assert not child.is_running()
     assert not customer.failed
+
+
+class Finder(Customer):
+    def find(self, shape: Shape) -> bool:
+        self.over.set()
+        return True
+
+
+def test_what_was_built_before_is_found_without_a_process(
+    small: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds.subprocess, "Popen", None)
+    finder = Finder()
+    made = Builds(small, "default", finder)
+    made.order(SHAPE)
+    assert finder.over.wait(10)
+    made.close()
+    assert not finder.failed
 
 
 @pytest.mark.slow
