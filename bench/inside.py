@@ -112,7 +112,8 @@ class Inside(Loop):
     def _load(self) -> dict[str, float]:
         """The pipeline comes loaded; everything else the loop makes at its start is made."""
         given = self.make()
-        given.streams.lead()  # this thread's line of work, not that of who loaded it
+        if isinstance(given, Lcm):
+            given.streams.lead()  # this thread's line of work, not that of who loaded it
         load, given.load = given.load, lambda progress: None
         try:
             return super()._load()

@@ -30,8 +30,7 @@ class Machine:
         return ["--device", self.device, *(["--tiny"] if self.tiny else []), "--folder", str(self.folder)]
 
     def environment(self) -> dict[str, str]:
-        """Everything that compiles, in every process, finds what another has compiled; and every process finds
-        this project, installed or not."""
+        """Every process finds this project, installed or not, and what another one has compiled."""
         return {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
