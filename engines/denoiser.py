@@ -30,7 +30,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Pictures for ControlNets, one for each that the row's features name, sorted; in the UNet's dtype."""
+    """Pictures for ControlNets, one for each that the row's features name, sorted; in the UNet's dtype.
+
+    Where one of them reads tokens (engines/control.py), the row must have them: `shown`.
+    """
 
     pictures: Tensor  # [N, 3, H, W] in 0..1, at the drawn size
     scales: Sequence[Tensor | None]  # of each step, [N]; None: not in this step
