@@ -12,7 +12,7 @@ from torch import Tensor
 from engines import sampler
 from engines.backends import Backend
 from engines.backends.eager import Eager
-from engines.backends.program import CONTROL, TOKENS, Program, Shape, gather
+from engines.backends.program import CONTROL, PIXELS, TOKENS, Program, Shape, gather
 from engines.control import Control
 from engines.messages import Job
 from engines.pixels import Inputs
@@ -73,9 +73,15 @@ class LcmRow:
 
 
 class Denoiser:
-    def __init__(self, unet: Any, scheduler: Any, nets: Mapping[str, Control] | None = None) -> None:
+    def __init__(
+        self, unet: Any, scheduler: Any, nets: Mapping[str, Control] | None = None, steady: bool = False
+    ) -> None:
         """unet: diffusers' UNet2DConditionModel on its device. scheduler: an LCMScheduler, read only.
-        nets: ControlNets by name."""
+
+        nets: ControlNets by name. steady: calls of one lane and size have one shape, needed or not: another
+        one may be computed by other kernels, which round otherwise.
+        """
+        self.steady = steady
         config = scheduler.config
         self.unet = unet
         clip = config.clip_sample_range if config.clip_sample else None
@@ -145,47 +151,54 @@ class Denoiser:
         if self.program.xl:
             columns["pooled"] = [words.pooled for words in read]
             columns["sizes"] = [row.sizes for row in places]
-        features = {*self.program.features}
-        if any(row.shown is not None for row in rows):
-            features |= {name for name in rows[0].features if name.startswith(TOKENS)}
-            columns |= self._shown(places, halves)
-        held = [at for at, row in enumerate(places[: halves.stop]) if follows(row)]
-        if held:
-            features |= {name for name in rows[0].features if name.startswith(CONTROL)}
-            columns |= self._followed(places, held)
-        shape = Shape(
-            len(places),
-            *rows[0].latents.shape,
-            *rows[0].embedding.text.shape,
-            features=tuple(sorted(features)),
-            controlled=len(columns.get("held", ())),
-        )
+        held = [at for at, row in enumerate(places[: halves.stop]) if self.steady or follows(row)]
+        shape = self._shape(rows, len(places), len(held))
+        if shape.seen:
+            columns |= self._shown(places, halves, shape)
+        if shape.controls:
+            columns |= self._followed(places, held, shape)
         return shape, columns
 
-    def _shown(self, places: Sequence[LcmRow], halves: range) -> dict[str, Any]:
+    def _shape(self, rows: Sequence[LcmRow], places: int, held: int) -> Shape:
+        """With those features of the lane that a row of this call has use for; in few sizes of the part that
+        goes through ControlNets, so that each can be compiled or captured."""
+        shown = self.steady or any(row.shown is not None for row in rows)
+        wanted = [
+            name
+            for name in rows[0].features
+            if (name.startswith(TOKENS) and shown) or (name.startswith(CONTROL) and held)
+        ]
+        controlled = 0
+        if any(name.startswith(CONTROL) for name in wanted):
+            controlled = places if self.steady else min(1 << (held - 1).bit_length(), places)
+        features = tuple(sorted((*self.program.features, *wanted)))
+        return Shape(places, *rows[0].latents.shape, *rows[0].embedding.text.shape, features, controlled)
+
+    def _shown(self, places: Sequence[LcmRow], halves: range, shape: Shape) -> dict[str, Any]:
         """Tokens and their strength for every place, zero where no picture is shown."""
-        some = next(row.shown for row in places if row.shown is not None)
-        blank = Shown(*(torch.zeros_like(part) for part in (some.tokens, some.negative, some.strength)))
+        nothing = self._zeros(shape.seen, shape.text)
+        blank = Shown(nothing, nothing, self._zeros(1, 1))
         shown = [row.shown or blank for row in places]
         tokens = [one.negative if at in halves else one.tokens for at, one in enumerate(shown)]
         return {"tokens": tokens, "strength": [one.strength for one in shown]}
 
-    def _followed(self, places: Sequence[LcmRow], held: list[int]) -> dict[str, Any]:
-        """What ControlNets need: pictures of the places `held`, and for every place its scales, zero for the
-        others. The sub-batch comes in few sizes, so that each can be compiled or captured: it is filled up by
-        repeating its first place, whose second answer nobody holds.
-        """
-        size = min(1 << (len(held) - 1).bit_length(), len(places))
+    def _followed(self, places: Sequence[LcmRow], held: Sequence[int], shape: Shape) -> dict[str, Any]:
+        """Pictures of the places `held`, filled up with others that nobody holds; and for every place its
+        scales, zero where no picture is followed now."""
         mine = {at: number for number, at in enumerate(held)}
-        held = held + held[:1] * (size - len(held))
+        held = [*held, *[0] * (shape.controlled - len(held))]
+        off = self._zeros(len(shape.controls))
+        blank = Followed(self._zeros(len(off), 3, shape.height * PIXELS, shape.width * PIXELS), ())
         scales = [row.followed.scales[row.position] if row.followed else None for row in places]
-        none = torch.zeros_like(scales[held[0]])
         return {
-            "pictures": [places[at].followed.pictures for at in held],
-            "scales": [scales[at] if at in mine else none for at in range(len(places))],
+            "pictures": [(places[at].followed or blank).pictures for at in held],
+            "scales": [off if told is None or at not in mine else told for at, told in enumerate(scales)],
             "held": held,
             "holders": [mine.get(at, 0) for at in range(len(places))],
         }
+
+    def _zeros(self, *size: int) -> Tensor:
+        return torch.zeros(size, dtype=self.program.dtype, device=self.program.device)
 
 
 def follows(row: LcmRow) -> bool:

@@ -95,7 +95,7 @@ class Lcm:
         self.overlaps = self.streams.overlap
         self.budget = self.cache_bytes // 8
         self.streams.lead()
-        self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls)
+        self.denoiser = Denoiser(loaded.unet, loaded.scheduler, loaded.controls, self.deterministic)
         store = Store(self.builds) if self.builds is not None else None
         self.denoiser.backend = make(
             self.backend,

@@ -191,6 +191,24 @@ def test_only_those_that_follow_a_picture_pass_through_the_net(
     assert passed == ([size] if size else [])
 
 
+@pytest.mark.parametrize("steady", [True, False])
+def test_a_deterministic_engine_makes_calls_of_one_shape_whoever_shares_them(
+    controlled: Any, monkeypatch: pytest.MonkeyPatch, steady: bool
+) -> None:
+    ours = controlled()
+    monkeypatch.setattr(ours.denoiser, "steady", steady)
+    shapes: list[Shape] = []
+    step = ours.denoiser.backend.step
+    monkeypatch.setattr(
+        ours.denoiser.backend, "step", lambda shape, batch: (shapes.append(shape), step(shape, batch))[1]
+    )
+    found = []
+    for company in ([], [row_of(ours, JOBS[1])], [row_of(ours, JOBS[1], scales=None)] * 2):
+        found += finish(ours, [row_of(ours, JOBS[0], scales=None), *company], 4)[:1]
+    assert all(torch.equal(latents, found[0]) for latents in found)
+    assert {shape.controlled for shape in shapes} == ({4} if steady else {0, 1})
+
+
 class Slotted:
     """A back end with static slots, which it keeps full of NaN between calls."""
 
