@@ -7,7 +7,6 @@ the renderer's, as they are and after the model's codec. No judge can find more 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def figures(
     side = side or (native_size(folder) if folder else 128)
     through = codec(folder) if folder else None
     papers = {name: paper(quotas(counts.captions), held, SEED) for name, held in SETS.items()}
-    with Jury(os.cpu_count() or 1) as jury:
+    with Jury() as jury:
         if pictures != "server":
             taken = {}
             for name, questions in papers.items():
@@ -141,7 +140,8 @@ def _result(
     taken: dict[str, Answered],
     extra: _Extra | None = None,
 ) -> Result:
-    bars, tables, raw = [], [], {}
+    bars, tables = [], []
+    raw: dict[str, Any] = {}
     for name, answered in taken.items():
         for what, (names, limits) in BARS.items():
             counted = pooled(answered.marks[4], names)

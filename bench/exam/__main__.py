@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", default="1,4", help="numbers of steps, with commas")
     parser.add_argument("--size", type=int, default=0, help="pixels a side; 0 is the model's own")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that judge")
+    parser.add_argument("--workers", type=int, default=0, help="processes that judge; 0 is one a core")
     parser.add_argument("--json", type=Path, help="file for the tallies")
     given = parser.parse_args(arguments)
     logging.getLogger("transformers").setLevel(logging.ERROR)

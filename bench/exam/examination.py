@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -21,7 +20,7 @@ def examine(
     captions: int = 300,
     counts: Sequence[int] = (1, 4),
     seed: int = SEED,
-    workers: int = os.cpu_count() or 1,
+    workers: int = 0,
     through: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Answered], Freedom]:
     """Each paper of about `captions` at every number of steps of `counts`; open captions at each of SCALES.

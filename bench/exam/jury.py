@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,15 +17,23 @@ from bench.exam.judge import Judge, Marks, judge
 from bench.exam.papers import Question
 from bench.exam.things import SIDE
 
+MOST = 16
 SHARES = 6
 """Parts for each process: portraits take longer than landscapes, so that small parts even out."""
 _judge: Judge | None = None  # of a worker process
 
 
-class Jury:
-    """The same marks as one Judge. Starts its processes at once; `with` ends them."""
+def cores() -> int:
+    """How many this process may use: a container often sees more."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST, usable)
 
-    def __init__(self, workers: int) -> None:
+
+class Jury:
+    """The same marks as one Judge. Starts its processes at once, one a core unless told; `with` ends them."""
+
+    def __init__(self, workers: int = 0) -> None:
+        workers = workers or cores()
         # spawn: a process that holds a CUDA context must not be forked
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _seated)
         self._pool.submit(int)

@@ -36,7 +36,7 @@ def drawing(
     pipe.to(device)
     side = side or native_size(folder)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw(prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
         parts = []
         batches = math.ceil(len(prompts) / BATCH.get(torch.device(device).type, 16))
@@ -54,6 +54,6 @@ def drawing(
             )
             parts.append(answer.images.float().cpu())
             done(len(generators))
-        return torch.cat(parts).clone()  # an ordinary tensor again
+        return torch.cat(parts)
 
     return draw
