@@ -12,8 +12,8 @@ from starlette.responses import FileResponse, Response
 
 from engines.embedded import WEIGHTS
 from realtime.apps import all_apps
-from realtime.engine import Engine
 from realtime.errors import UnknownApp
+from realtime.fleet import Engines
 
 WEB = Path(__file__).parent.parent / "web"
 SUGGESTIONS = WEIGHTS / "suggestions.json"  # what the embedded model is good at, by its training
@@ -48,7 +48,7 @@ def page(path: str, host: str) -> Response | None:
     return response
 
 
-def info(engine: Engine, *, model: str, draining: bool) -> dict[str, Any]:
+def info(engine: Engines, *, model: str, draining: bool) -> dict[str, Any]:
     """Models, the state of the engine, apps with their schemas, and what to try with this model."""
     return {
         "models": [asdict(loaded) for loaded in engine.models],

@@ -141,7 +141,7 @@ def command(settings: Settings, **further: int) -> list[str]:
         **further,
         "parent": os.getpid(),
         "model": settings.model,
-        "device": settings.device,
+        "device": settings.device.partition(":")[0],  # the number is in its environment
         "dtype": settings.dtype,
         "threads": settings.threads,
         "max-batch": settings.max_batch,
@@ -158,6 +158,11 @@ def command(settings: Settings, **further: int) -> list[str]:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Ours, and on a CPU what glibc and OpenMP read only at start; what the user has set wins."""
+    kind, _, number = settings.device.partition(":")
+    if kind == "cuda" and number:  # of those we may see; to the engine it is the only one there is
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        own = dict(enumerate(seen.split(","))).get(int(number), number) if seen else number
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": own}
     if settings.device not in ("auto", "cpu") or settings.model.startswith("fake"):
         return dict(os.environ)
     # Freshly mapped activations cost page faults at every call: batched VAE decode 1390 -> 738 ms.

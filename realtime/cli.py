@@ -54,6 +54,9 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,
+    engines: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Engine processes: one for each GPU or free core.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one UNet call on a CPU.")] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=0, max=16, help="Rows of one UNet call; 0 by device.")

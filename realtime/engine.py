@@ -159,6 +159,10 @@ class Engine:
             self._child.send(Cancel(sent))
             self._flush_soon()
 
+    def unsuspected(self) -> list[int]:
+        """Tickets that are not with an engine and have ended none, in order."""
+        return [ticket for ticket, frame in self._queue.items() if not frame.suspect]
+
     async def stop(self, timeout_s: float) -> None:
         """Close the link and reap the child, killed if it does not end. What is in flight is refused."""
         self._stopping.set()

@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 
 from realtime import hosts, log
 from realtime.apps import find
-from realtime.engine import Engine
 from realtime.errors import (
     Draining,
     Failure,
@@ -28,6 +27,7 @@ from realtime.errors import (
     UnknownApp,
 )
 from realtime.fetch import Fetcher
+from realtime.fleet import Engines
 from realtime.hosts import Role, Target
 from realtime.images import Media
 from realtime.keys import KeyFile, Keys
@@ -56,7 +56,7 @@ logger = log.get("realtime.gateway")
 
 
 class Gateway:
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engines) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as Bar
 
 from engines.messages import Model, Progress
-from realtime.engine import Engine
+from realtime.fleet import Engines
 
 
 class Screen:
@@ -49,7 +49,7 @@ class Screen:
     ) -> None:
         self._end_bar()
 
-    def update(self, engine: Engine) -> None:
+    def update(self, engine: Engines) -> None:
         """Called whenever the engine's state or progress changed."""
         if engine.state != self._state:
             self._state = engine.state

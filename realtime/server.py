@@ -24,6 +24,7 @@ import uvicorn
 
 from realtime import log
 from realtime.engine import Engine, Unloadable
+from realtime.fleet import Engines, Fleet
 from realtime.gateway import Gateway
 from realtime.hosts import is_loopback
 from realtime.keys import KeyFile, Keys
@@ -108,7 +109,7 @@ class Server(uvicorn.Server):
         self,
         settings: Settings,
         on_start: Callable[[], None] | None = None,
-        on_change: Callable[[Engine], None] | None = None,
+        on_change: Callable[[Engines], None] | None = None,
     ) -> None:
         self.settings = settings
         self._on_start, self._on_change = on_start, on_change
@@ -146,7 +147,11 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         _raise_file_limit()
         self._loop = asyncio.get_running_loop()
-        engine = Engine(self.settings, on_change=self._engine_changed)
+        engine: Engines
+        if self.settings.engines == 1:
+            engine = Engine(self.settings, on_change=self._engine_changed)
+        else:
+            engine = Fleet(self.settings, on_change=self._engine_changed)
         self._gateway = Gateway(self.settings, engine)
         running = asyncio.create_task(engine.run(), name="engine")
         running.add_done_callback(self._engine_ended)

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     device: str = "auto"  # auto | cpu | cuda | mps
     # auto: float32 on a CPU, half precision on a GPU; fast: bfloat16 on a CPU that is clearly quicker with it
     dtype: str = "auto"  # or float32, float16, bfloat16
+    engines: int = Field(1, ge=1, le=64)  # processes; with device=cuda one on each GPU, else all on `device`
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load

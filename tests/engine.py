@@ -12,13 +12,14 @@ import psutil
 
 from engines.messages import Job
 from realtime.engine import Engine, Reply
+from realtime.fleet import Engines, Fleet
 from realtime.settings import Settings
 
 
 class Replies:
     """What came back, by ticket, and how often."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engines) -> None:
         self.engine = engine
         self.by_ticket: dict[int, list[Reply]] = {}
         self._came = asyncio.Event()
@@ -59,10 +60,11 @@ async def running(
     model: str = "fake:base_ms=1,row_ms=0.1,vae_ms=0",
     clock: Callable[[], float] = time.monotonic,
     **given: Any,
-) -> AsyncIterator[tuple[Engine, Replies]]:
-    """A started engine, stopped and reaped at the end."""
-    changed = asyncio.Event()
-    engine = Engine(Settings(model=model, **given), clock=clock, on_change=changed.set)
+) -> AsyncIterator[tuple[Any, Replies]]:
+    """A started engine, or several, stopped and reaped at the end."""
+    changed, settings = asyncio.Event(), Settings(model=model, **given)
+    kind = Engine if settings.engines == 1 else Fleet
+    engine: Engines = kind(settings, clock=clock, on_change=changed.set)
     task = asyncio.create_task(engine.run())
     try:
         yield engine, Replies(engine)

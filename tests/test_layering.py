@@ -24,7 +24,7 @@ LAYERS = [
     {"canvas"},
     {"work", "storage"},
     {"socket", "transport"},
-    {"apps", "engine"},
+    {"apps", "engine", "fleet"},
     {"images", "answer", "fetch", "formats", "child"},
     {"service", "sse", "limits", "places"},
     {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
