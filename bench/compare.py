@@ -27,6 +27,7 @@ from engines.messages import Job
 SESSIONS = 16
 STEPS = (1, 2, 3, 4, 4, 4, 4, 5, 6, 8)  # four on average
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
+COLUMNS = ("images/s", "to diffusers", "p50 ms", "p95 ms", "CPU ms", "alone, 4 steps: ms", "CPU ms")
 Tick = Callable[[str, float], None]
 
 
@@ -38,7 +39,9 @@ class Peer:
     images_s: float = float("nan")
     p50_ms: float = float("nan")
     p95_ms: float = float("nan")
+    cpu_ms: float = float("nan")  # of this process an image: on a GPU, what it costs to drive it
     alone_ms: float = float("nan")  # four steps on an idle machine, until one's own picture
+    alone_cpu_ms: float = float("nan")  # the same in CPU time, which others on the machine do not stretch
     wrong: int | None = None
     checked: int = 0  # pictures compared with what their request gives alone
     note: str = ""
@@ -81,14 +84,21 @@ def served(draw: Draw, take: Take, subject: Any, sessions: int, seconds: float) 
     return frames
 
 
-def summed(peer: Peer, frames: Sequence[Frame], seconds: float) -> Peer:
-    """Images that came while the clock ran, and the latency of all that were answered."""
+def run(peer: Peer, draw: Draw, take: Take, subject: Any, sessions: int, seconds: float) -> Peer:
+    spent = time.process_time()
+    frames = served(draw, take, subject, sessions, seconds)
+    return summed(peer, frames, seconds, time.process_time() - spent)
+
+
+def summed(peer: Peer, frames: Sequence[Frame], seconds: float, cpu_s: float = float("nan")) -> Peer:
+    """Images that came while the clock ran, and the latency of all that were answered. cpu_s: of the run."""
     measured = [frame for frame in frames if not frame.warm]
     start = min((frame.due for frame in measured), default=0.0)
     answered = [frame for frame in frames if frame.answered]
     inside = [frame for frame in answered if start <= frame.arrived <= start + seconds]
     took = [frame.latency for frame in answered if not frame.warm]
     peer.images_s = len(inside) / seconds
+    peer.cpu_ms = 1e3 * cpu_s / len(answered) if answered else float("nan")
     peer.p50_ms, peer.p95_ms = percentile(took, 0.5) * 1e3, percentile(took, 0.95) * 1e3
     errors = sum(bool(frame.error) for frame in frames)
     if errors:
@@ -96,15 +106,16 @@ def summed(peer: Peer, frames: Sequence[Frame], seconds: float) -> Peer:
     return peer
 
 
-def alone(draw: Draw, subject: Any, times: int) -> float:
-    """Milliseconds until a picture of four steps is there, nobody else about: median."""
+def alone(peer: Peer, draw: Callable[[int], Any], times: int) -> None:
+    """A picture of four steps with nobody else about: medians. draw(number) returns when it is there."""
     took = []
     for number in range(times + 1):
-        job = job_of(subject, 0, 1000 + number, 4)
-        began = time.monotonic()
-        draw([job])
-        took.append(time.monotonic() - began)
-    return statistics.median(took[1:]) * 1e3
+        began, spent = time.monotonic(), time.process_time()
+        draw(number)
+        took.append((time.monotonic() - began, time.process_time() - spent))
+    peer.alone_ms, peer.alone_cpu_ms = (
+        statistics.median(column) * 1e3 for column in zip(*took[1:], strict=True)
+    )
 
 
 # ---- whose picture is it ----
@@ -140,8 +151,8 @@ def diffusers_one(subject: Any, seconds: float, sessions: int, compiled: bool = 
     peer = Peer("diffusers, compiled UNet, one by one" if compiled else "diffusers, one by one")
     drawn = Diffusers(subject.loaded(), compiled)
     drawn.draw([job_of(subject, 0, 0, 2)])  # builds, and first calls choose algorithms
-    peer.alone_ms = alone(drawn.draw, subject, 5)
-    summed(peer, served(drawn.draw, one, subject, sessions, seconds), seconds)
+    alone(peer, lambda number: drawn.draw([job_of(subject, 0, 1000 + number, 4)]), 5)
+    run(peer, drawn.draw, one, subject, sessions, seconds)
     if not compiled:
         jobs = {
             owner: subject.job(n, 4, seed=n, prompt=f"a {owner} cloth") for n, owner in enumerate(COLOURS)
@@ -156,14 +167,14 @@ def diffusers_groups(subject: Any, seconds: float, sessions: int) -> Peer:
     peer = Peer("diffusers, batches of equal steps")
     drawn = Diffusers(subject.loaded())
     drawn.draw([job_of(subject, n, 0, 2) for n in range(4)])
-    return summed(peer, served(drawn.draw, equal, subject, sessions, seconds), seconds)
+    return run(peer, drawn.draw, equal, subject, sessions, seconds)
 
 
 def lockstep(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
     peer = Peer("request batches to the longest, our calls")
     drawn = Lockstep(engine)
     drawn.draw([job_of(subject, n, 0, 2) for n in range(4)])
-    return summed(peer, served(drawn.draw, everything, subject, sessions, seconds), seconds)
+    return run(peer, drawn.draw, everything, subject, sessions, seconds)
 
 
 def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
@@ -179,13 +190,12 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
         return peer
     for _ in range(stream.delay + 2):
         stream.draw("a red circle")
-    took = []
-    for _ in range(4):  # one user: the picture asked for comes with the last of `delay + 1` calls
-        began = time.monotonic()
-        for _ in range(stream.delay + 1):
+
+    def own(number: int) -> None:
+        for _ in range(stream.delay + 1):  # the picture asked for comes with the last of these calls
             stream.draw("a red circle")
-        took.append(time.monotonic() - began)
-    peer.alone_ms = statistics.median(took) * 1e3
+
+    alone(peer, own, 4)
     line: deque[Frame] = deque()
     inside: deque[Frame] = deque()  # in the order they entered the object
     frames: list[Frame] = []
@@ -198,7 +208,7 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
 
     for session in range(sessions):
         ask(session, 0)
-    end = time.monotonic() + seconds
+    spent, end = time.process_time(), time.monotonic() + seconds
     while time.monotonic() < end:
         frame = line.popleft()
         inside.append(frame)
@@ -206,7 +216,7 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
         if len(inside) > stream.delay:
             inside.popleft().arrived = time.monotonic()
         ask(frame.session, frame.number + 1)  # its caller has a reply and goes on
-    summed(peer, frames, seconds)
+    summed(peer, frames, seconds, time.process_time() - spent)
     peer.note = "always four steps; a reply shows what was asked three calls before"
     pictures = {owner: Image.new("RGB", (subject.side,) * 2, colour) for owner, colour in COLOURS.items()}
     expected = {}
@@ -223,10 +233,14 @@ def ours(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
     from bench.inside import closed
 
     peer = Peer("ours")
-    first = closed(engine, lambda session, number: job_of(subject, 0, 1000 + number, 4), 1, 0.5, 0.3)
-    peer.alone_ms = percentile([f.latency for f in first if f.answered and not f.warm], 0.5) * 1e3
+    spent = time.process_time()
+    first = closed(engine, lambda session, number: job_of(subject, 0, 1000 + number, 4), 1, 1.0, 0.3)
+    answered = [frame for frame in first if frame.answered]
+    peer.alone_cpu_ms = 1e3 * (time.process_time() - spent) / max(1, len(answered))
+    peer.alone_ms = percentile([frame.latency for frame in answered if not frame.warm], 0.5) * 1e3
+    spent = time.process_time()
     frames = closed(engine, lambda session, number: job_of(subject, session, number), sessions, seconds)
-    summed(peer, frames, seconds)
+    summed(peer, frames, seconds, time.process_time() - spent)
     jobs = {owner: coloured(subject, owner) for owner in COLOURS}
     expected = {}
     for owner, job in jobs.items():  # each alone, on the idle engine
@@ -259,7 +273,7 @@ def table(peers: Sequence[Peer], title: str, note: str) -> Table:
     base = next((peer.images_s for peer in peers if peer.name == "diffusers, one by one"), float("nan"))
     return Table(
         title,
-        ["", "images/s", "to diffusers", "p50 ms", "p95 ms", "alone, 4 steps, ms", "wrong pictures", ""],
+        ["", *COLUMNS, "wrong pictures", ""],
         [
             [
                 peer.name,
@@ -267,7 +281,9 @@ def table(peers: Sequence[Peer], title: str, note: str) -> Table:
                 peer.images_s / base,
                 peer.p50_ms,
                 peer.p95_ms,
+                peer.cpu_ms,
                 peer.alone_ms,
+                peer.alone_cpu_ms,
                 None if peer.wrong is None else f"{peer.wrong} of {peer.checked}",
                 peer.note,
             ]
@@ -308,8 +324,9 @@ def figures(quick: bool, tick: Tick) -> Result:
         bars.append(Bar("images/s to diffusers, compiled", mine.images_s / fast.images_s, 1.5, "x", True))
     stream = by["StreamDiffusion 0.1.1, stream batch of 4 steps"]
     if stream.images_s == stream.images_s:
-        share = mine.alone_ms / stream.alone_ms
-        bars.append(Bar("own picture at 4 steps, to StreamDiffusion's", share, 1 / 3, "x"))
+        share = mine.alone_ms / stream.alone_ms if cuda else mine.alone_cpu_ms / stream.alone_cpu_ms
+        what = "own picture at 4 steps, to StreamDiffusion's" + ("" if cuda else ", CPU time")
+        bars.append(Bar(what, share, 1 / 3, "x"))
     title = (
         f"{SESSIONS} sessions, closed loop, mixed steps: {subject.kind} {subject.side} px, {subject.dtype}"
     )
@@ -323,6 +340,7 @@ def figures(quick: bool, tick: Tick) -> Result:
 
 
 NOTE = (
-    "Steps 1 to 8, four on average; the same weights, device and process; every side keeps the embeddings of "
-    "a prompt. A wrong picture is one that looks more like what another user asked for than like its own."
+    "Steps 1 to 8, four on average; the same weights, device and process; every side keeps the embeddings "
+    "of a prompt. A wrong picture looks more like what another user asked for than like its own. CPU time is "
+    "that of the process, a picture; other work on the machine does not stretch it."
 )

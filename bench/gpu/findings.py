@@ -236,5 +236,16 @@ def brief(book: Book) -> list[str]:
                 f"{peer['name']:48} {shown(peer['images_s']):>7}/s p95 {shown(peer['p95_ms']):>7} ms "
                 f"alone {shown(peer['alone_ms']):>6} ms {wrong} {peer['note'][:60]}"
             )
+    for name in (
+        "ceilings",
+        "sd15 one image",
+        "sdxl one image",
+        "sd15 best batch",
+        "cold start",
+        "a new size",
+    ):
+        if found := book.result(name):
+            plain = [f"{key} {shown(value)}" for key, value in found.items() if not isinstance(value, dict)]
+            lines.append(f"{name}: {', '.join(plain)}"[:230])
     lines += [f"{name}: {told['error']}"[:150] for name, told in book.parts.items() if not told.get("ok")]
     return lines
