@@ -42,15 +42,16 @@ def text(taken: dict[str, Answered], free: Freedom) -> str:
     for name, answered in taken.items():
         columns = [steps(n) for n in answered.marks]
         lines += ["", f"{len(answered.questions)} {name} captions: percent right (95 % interval)"]
-        lines += [f"{'':27}{'bar':>5}{'judge':>7}" + "".join(f"{c:>21}" for c in columns)]
+        lines += [f"{'':27}{'bar':>5}{'judge':>7}{'codec':>7}" + "".join(f"{c:>21}" for c in columns)]
         rows = {what: (names, f"{limits[name]:g}") for what, (names, limits) in BARS.items()}
         rows |= {mark: ((mark,), "") for mark in sorted(answered.renders) if mark not in rows}
         for what, (names, bar) in rows.items():
             own = percent(pooled(answered.renders, names))
+            through = f"{percent(pooled(answered.codec, names)):7.1f}" if answered.codec else f"{'–':>7}"
             got = "".join(f"{shown(pooled(t, names)):>21}" for t in answered.marks.values())
-            lines.append(f"{what:27}{bar:>5}{own:7.1f}{got}")
+            lines.append(f"{what:27}{bar:>5}{own:7.1f}{through}{got}")
         looks = "".join(f"{look:21.1f}" for look in answered.looks.values())
-        lines.append(f"{'looks (0 as renders)':27}{'':>5}{answered.own_look:7.1f}{looks}")
+        lines.append(f"{'looks (0 as renders)':27}{'':>5}{answered.own_look:7.1f}{'':7}{looks}")
         gap, where = worst_gap(answered.marks)
         lines.append(f"furthest under the best number of steps: {gap:.1f} points ({where})")
         worse, where = worst_look(answered.looks)
