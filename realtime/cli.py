@@ -53,7 +53,9 @@ def serve(
     vae: Annotated[str | None, typer.Option(help="auto, tiny, full or both.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="What runs the UNet: auto, eager, inductor or tensorrt.")
+    ] = None,
     engines: Annotated[
         int | None, typer.Option(min=1, max=64, help="Engine processes: one for each GPU or free core.")
     ] = None,
@@ -100,7 +102,9 @@ def warm(
         str, typer.Option(help="WIDTHxHEIGHT in pixels, separated by commas; the model's own if not said.")
     ] = "",
     model: Annotated[str | None, typer.Option(help='Folder, hub id or "embedded".')] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, eager or inductor: what runs the UNet.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="What runs the UNet: auto, eager, inductor or tensorrt.")
+    ] = None,
     config: Config = None,
     lora: Annotated[str | None, typer.Option(help="LCM-LoRA to fuse into a base model.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,

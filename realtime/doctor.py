@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from realtime import __version__
@@ -23,6 +24,8 @@ from realtime.settings import Settings
 
 PROBE_S = 120.0  # importing torch from a cold disk
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+COMPILERS = ("g++", "clang++", "c++", "cl")  # Inductor's, for code that a CPU runs
+TENSORRT = ("torch-tensorrt", "tensorrt")
 
 # Runs in a process of its own: the gateway never imports torch, and a broken torch can end its process.
 PROBE = """
@@ -53,7 +56,7 @@ def run(settings: Settings, console: Console) -> int:
     found = []
     for finding in examine(settings):
         found.append(finding)
-        table.add_row(marks[finding.level], finding.subject, finding.text)
+        table.add_row(marks[finding.level], finding.subject, escape(finding.text))
     console.print(table)
     bad = sum(finding.level == "bad" for finding in found)
     console.print(f"\n{bad} thing{'s' * (bad != 1)} to mend." if bad else "\nReady: realtime serve")
@@ -65,6 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _machine,
         _packages,
         _torch,
+        _backend,
         _model,
         _state,
         _address,
@@ -137,6 +141,33 @@ def _torch(settings: Settings) -> Iterator[Finding]:
         yield Finding("bad", "device", f"{settings.device} is asked for and this torch sees none")
     elif devices == ["cpu"]:
         yield Finding("note", "device", f"no GPU: the engine uses {settings.threads} processor thread(s)")
+
+
+def _backend(settings: Settings) -> Iterator[Finding]:
+    """What compiles UNets, and where that is kept."""
+    compiler = next((name for name in COMPILERS if shutil.which(name)), None)
+    yield Finding(
+        "ok" if compiler else "note",
+        "compiler",
+        compiler or f"none of {', '.join(COMPILERS)}: back end inductor cannot build, eager serves",
+    )
+    missing = [package for package in TENSORRT if _version(package) is None]
+    level = "ok" if not missing else "bad" if settings.backend == "tensorrt" else "note"
+    text = f"torch-tensorrt {_version('torch-tensorrt')}, TensorRT {_version('tensorrt')}"
+    if missing:
+        text = f"not installed: {', '.join(missing)}; pip install 'realtime-lcm[tensorrt]' gets them"
+        text += "" if level == "bad" else " (optional)"
+    yield Finding(level, "TensorRT", text)
+    builds = settings.state_dir / "builds"
+    if not builds.is_dir():
+        yield Finding("note", "builds", "none are kept yet; realtime warm makes them ahead")
+        return
+    kept = [file.stat().st_size for file in builds.glob("*.built")]
+    about = builds.stat()
+    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+        yield Finding("bad", "builds", "the folder of builds is not ours alone, so it is not read: chmod 700")
+    else:
+        yield Finding("ok", "builds", f"{len(kept)} kept, {sum(kept) / 1e6:.1f} MB")
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
@@ -212,10 +243,6 @@ def _tls(settings: Settings) -> Iterator[Finding]:
 
 
 def _extras(_: Settings) -> Iterator[Finding]:
-    version = _version("torch-tensorrt")
-    yield Finding(
-        "ok" if version else "note", "TensorRT", version or "torch-tensorrt is not installed (optional)"
-    )
     node = shutil.which("node")
     yield Finding(
         "ok" if node else "note", "node", "found" if node else "not found: the JavaScript tests need it"

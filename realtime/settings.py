@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
-    backend: Literal["auto", "eager", "inductor"] = "auto"  # auto: inductor on CUDA, elsewhere eager
+    backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"  # auto: inductor on CUDA, else eager
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"  # the second takes far longer
     # auto: what the model's folder has; both: for live frames a tiny one too, downloaded if it is not there
     vae: Literal["auto", "tiny", "full", "both"] = "auto"

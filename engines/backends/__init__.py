@@ -12,7 +12,7 @@ from engines.backends.program import Batch, Program, Shape, Step
 if TYPE_CHECKING:
     from engines.backends.store import Store
 
-NAMES = ("auto", "eager", "inductor")
+NAMES = ("auto", "eager", "inductor", "tensorrt")
 
 
 class Backend(Protocol):
@@ -62,13 +62,15 @@ def make(
     """A back end for this program.
 
     name: one of NAMES; "auto" compiles on CUDA and is eager elsewhere. graphs: record CUDA graphs of it;
-    None: on CUDA. mode: of the compiler, one of code.MODES. store: where builds are kept.
-    background: build in a process beside traffic what it comes back to, and what `warm` did not wait for.
+    None: on CUDA, but not of TensorRT, whose engines choose their streams themselves. mode: of the
+    compiler, one of code.MODES. store: where builds are kept. background: build in a process beside
+    traffic what it comes back to, and what `warm` did not wait for.
     Raises ValueError for what is not known or not possible.
     """
     from engines.backends.eager import Eager
     from engines.backends.graphs import Graphs
     from engines.backends.inductor import Inductor
+    from engines.backends.tensorrt import TensorRt
 
     kind = program.device.type
     if kind == "cuda":
@@ -81,5 +83,15 @@ def make(
         name = "inductor" if kind == "cuda" else "eager"
     if graphs and kind != "cuda":
         raise ValueError(f"CUDA graphs are asked for on a device of kind {kind}")
-    made: Backend = Eager(program) if name == "eager" else Inductor(program, store, mode, background)
-    return Graphs(made, program) if graphs or (graphs is None and kind == "cuda") else made
+    made: Backend
+    if name == "eager":
+        made = Eager(program)
+    elif name == "inductor":
+        made = Inductor(program, store, mode, background)
+    else:
+        if kind != "cuda":
+            raise ValueError(f"back end tensorrt needs a CUDA device, not {kind}")
+        made = TensorRt(program, store)
+    if graphs is None:
+        graphs = kind == "cuda" and name != "tensorrt"
+    return Graphs(made, program) if graphs else made

@@ -129,12 +129,17 @@ def machine(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {**packages, "python": platform.python_version(), "device": device.type}
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
-        driver = torch._C._cuda_getDriverVersion()
         found |= {"gpu": about.name, "sm": [about.major, about.minor], "units": about.multi_processor_count}
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
     else:
         found |= {"vectors": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     return found
+
+
+def _driver() -> str:
+    """The kernel module's own words on its version; "" where Linux's /proc does not tell."""
+    told = Path("/proc/driver/nvidia/version")
+    return told.read_text().splitlines()[0] if told.is_file() else ""
 
 
 def version(package: str) -> str:

@@ -43,6 +43,45 @@ def test_an_absent_gpu_that_is_asked_for_is_bad(monkeypatch: pytest.MonkeyPatch)
     assert findings("_torch", Settings(device="auto"))["device"].level == "note"
 
 
+@pytest.mark.parametrize(("backend", "level"), [("auto", "note"), ("tensorrt", "bad")])
+def test_what_tensorrt_lacks_is_said_and_bad_for_who_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, level: str
+):
+    there = {"torch-tensorrt": "2.13.0"}
+    monkeypatch.setattr(doctor, "_version", there.get)
+    settings = Settings(state_dir=tmp_path, backend=backend)
+    found = findings("_backend", settings)["TensorRT"]
+    assert found.level == level
+    assert "not installed: tensorrt;" in found.text
+    there["tensorrt"] = "11.0.0"
+    assert findings("_backend", settings)["TensorRT"].level == "ok"
+
+
+def test_brackets_of_an_extra_survive_the_table(monkeypatch: pytest.MonkeyPatch):
+    text = "pip install 'realtime-lcm[tensorrt]'"
+    monkeypatch.setattr(doctor, "examine", lambda _: [doctor.Finding("note", "TensorRT", text)])
+    console = Console(record=True, width=120)
+    doctor.run(Settings(), console)
+    assert text in console.export_text()
+
+
+def test_no_compiler_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    found = findings("_backend", Settings(state_dir=tmp_path))["compiler"]
+    assert found.level == "note"
+    assert "eager serves" in found.text
+
+
+def test_kept_builds_are_counted_and_must_be_ours_alone(tmp_path: Path):
+    settings = Settings(state_dir=tmp_path)
+    assert findings("_backend", settings)["builds"].level == "note"
+    (tmp_path / "builds").mkdir(mode=0o700)
+    (tmp_path / "builds" / "a.built").write_bytes(bytes(2_000_000))
+    assert findings("_backend", settings)["builds"].text == "1 kept, 2.0 MB"
+    (tmp_path / "builds").chmod(0o777)
+    assert findings("_backend", settings)["builds"].level == "bad"
+
+
 def test_a_state_directory_that_cannot_be_written_is_bad(tmp_path: Path):
     (tmp_path / "file").write_text("")
     assert findings("_state", Settings(state_dir=tmp_path / "new" / "state"))["state"].level == "ok"
