@@ -211,6 +211,9 @@ def _parts(book: Book) -> Table:
     return Table("Parts of the plan", ["", "", "s"], rows)
 
 
+SAID = ("ceilings", "sd15 one image", "sdxl one image", "sd15 best batch", "cold start", "a new size")
+
+
 def brief(book: Book) -> list[str]:
     """The last lines of a run, for who sees nothing but these: goals, then what was not done and why."""
     lines = []
@@ -220,30 +223,21 @@ def brief(book: Book) -> list[str]:
         under = "" if floor is None else f" floor {floor:.3g}"
         lines.append(f"{what:56} {said:>8} {unit:8} bar {bar:>6} goal {best:>6}{under}  {verdict}")
     for name, told in book.parts.items():
-        for row in (
-            told.get("result") or [] if told.get("ok") and isinstance(told.get("result"), list) else []
-        ):
+        found = told.get("result") if told.get("ok") else None
+        if name.startswith("peers: ") and found:
+            wrong = "" if found["wrong"] is None else f"{found['wrong']}/{found['checked']} wrong"
+            lines.append(
+                f"{found['name']:48} {shown(found['images_s']):>7}/s p95 {shown(found['p95_ms']):>7} ms "
+                f"alone {shown(found['alone_ms']):>6} ms {wrong} {found['note'][:60]}"
+            )
+        for row in found if isinstance(found, list) else []:
             if "way" in row:
                 lines.append(
                     f"{row['model']:5}{row['side']:5} {row['way']:19} rows {row['places']:2} "
                     f"{row['ms']:8.2f} ms {100 * row['share']:5.1f} % of ceiling, "
                     f"{row['times_floor']:5.2f} x floor, ready in {row['built_s']:.1f} s"
                 )
-        if name.startswith("peers: ") and told.get("ok"):
-            peer = told["result"]
-            wrong = "" if peer["wrong"] is None else f"{peer['wrong']}/{peer['checked']} wrong"
-            lines.append(
-                f"{peer['name']:48} {shown(peer['images_s']):>7}/s p95 {shown(peer['p95_ms']):>7} ms "
-                f"alone {shown(peer['alone_ms']):>6} ms {wrong} {peer['note'][:60]}"
-            )
-    for name in (
-        "ceilings",
-        "sd15 one image",
-        "sdxl one image",
-        "sd15 best batch",
-        "cold start",
-        "a new size",
-    ):
+    for name in SAID:
         if found := book.result(name):
             plain = [f"{key} {shown(value)}" for key, value in found.items() if not isinstance(value, dict)]
             lines.append(f"{name}: {', '.join(plain)}"[:230])

@@ -52,4 +52,7 @@ def show(book: Book) -> None:
     """A few dozen lines, for who sees the end of the output and nothing else."""
     from bench.gpu.findings import brief
 
-    print("\n".join(brief(book)), flush=True)
+    try:
+        print("\n".join(brief(book)), flush=True)
+    except (KeyError, TypeError, ValueError) as error:  # figures are in the file, whatever they look like
+        print(f"{book.file} is written; {type(error).__name__}: {error}", flush=True)
