@@ -13,7 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from bench.conditions import after, conditions
@@ -227,14 +227,18 @@ def live_frames(seconds: float, turns: int, tick: Tick) -> dict[str, Live]:
     drawn = {"empty": 0, "full": 0}
     with ours(DRAWING, **LIMITS) as empty, ours(DRAWING, **LIMITS) as full:
         servers = {"empty": empty, "full": full}
-        for _, (state, server) in itertools.product(range(turns), servers.items()):
+        for number, (state, server) in itertools.product(range(turns), servers.items()):
             before = run(filled(server, WAITING)) if state == "full" else 0
             frames = run(
                 offer(
                     load, server.port, lambda share, state=state: tick(f"live frames, queue {state}", share)
                 )
             )
-            taken[state] += [frame for frame in frames if not frame.warm]
+            # Numbered on from turn to turn: their order is looked at.
+            later = number * len(frames)
+            taken[state] += [
+                replace(frame, number=frame.number + later) for frame in frames if not frame.warm
+            ]
             if state == "full":
                 drawn[state] += before - run(depth(server))
     return {
