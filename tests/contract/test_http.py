@@ -401,6 +401,54 @@ def test_what_did_not_begin_in_the_time_given_is_504_and_not_asked_again(start: 
         assert server.metric("realtime_http_requests_total", status="504") == 1
 
 
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[Server]:
+    """Takes next to nothing and gives a run half a second."""
+    limits = {"max_frame_bytes": 2000, "key_stored_bytes": 1, "run_s": 0.5}
+    with serve(model="fake:base_ms=100,row_ms=0", keys=[KEY], **limits) as server:
+        yield server
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("version", [V0_15, V1_10, pytest.param(BROWSER, marks=pytest.mark.browser)], ids=str)
+@pytest.mark.parametrize(
+    ("more", "status", "error_type"),
+    [
+        ({"prompt": "x" * 3000}, 413, "request_too_large"),
+        ({"num_inference_steps": 12}, 504, "generation_timeout"),
+        ({"num_inference_steps": 1}, 507, "insufficient_storage"),
+    ],
+)
+def test_what_a_repetition_would_not_heal_is_said_once_with_its_code_and_word(
+    version: Version,
+    strict_server: Server,
+    start: Start,
+    more: dict[str, Any],
+    status: int,
+    error_type: str,
+) -> None:
+    client = start(version, "override", server=strict_server)
+    before = strict_server.metric("realtime_http_requests_total", status=str(status))
+    error = client.call("run", APP, input=wish(**more)).failure()
+    assert (error["kind"], error["status"]) == ("ApiError", status)
+    assert error["body"]["error_type"] == error_type
+    assert error["body"]["detail"]
+    assert strict_server.metric("realtime_http_requests_total", status=str(status)) == before + 1
+
+
+@pytest.mark.node
+def test_a_server_that_goes_down_answers_its_runs_and_is_503_for_others(start: Start) -> None:
+    with serve(model="fake:base_ms=300,row_ms=0", keys=[KEY]) as server:
+        client = start(V0_15, "override", server=server)
+        first = client.call("run", APP, input=wish(num_inference_steps=12, sync_mode=True))
+        client.settle(after_ms=500)
+        server.process.terminate()
+        client.settle(after_ms=300)
+        error = client.call("run", APP, input=wish()).failure()
+        assert (error["status"], error["body"]["error_type"]) == (503, "runner_scheduling_failure")
+        assert shown(client, first.answer())
+
+
 @pytest.mark.node
 @pytest.mark.parametrize("version", [V0_15, V1_10], ids=str)
 def test_a_request_that_waits_or_runs_can_be_cancelled(
