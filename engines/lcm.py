@@ -144,8 +144,16 @@ class Lcm:
         for done, bucket in enumerate(self.buckets):
             progress("warm", done, len(self.buckets), f"{bucket} at once")
             rows = self.rows(job, None)
-            self.denoiser.warm(rows, bucket, build=False)
-            self.step(rows, bucket)
+            try:
+                self.denoiser.warm(rows, bucket, build=False)
+                self.step(rows, bucket)
+            except (Fault, RuntimeError) as error:
+                full = isinstance(error, Fault) or devices.is_out_of_memory(error)
+                if not full or not done:
+                    raise
+                self._relieve()
+                self.buckets = self.buckets[:done]  # the device has no memory for calls of this size
+                break
             self.decode(rows)
         if self.tiny is not self.codec:
             self.decode(self.rows(structs.replace(job, vae="tiny"), None))

@@ -9,7 +9,9 @@ the log. Swapping is one assignment between two calls.
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.store import Facts, Store, facts
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative, of any place
+SLOWER = 1.02  # of eager's time on a CPU; more is no gain, less may be noise
+TURNS = 5
 WORTH = 8  # calls of a shape before it is worth a build that nobody waits for
 
 log = logging.getLogger(__name__)
@@ -144,8 +148,22 @@ class Inductor:
         error, bound = difference(eager(*batch), code(*batch)), BOUNDS[eager.dtype]
         if not error <= bound:
             return f"compiled, it is {error:.1e} off; the bound is {bound:.0e}"
+        # On a GPU launches hide what the kernels take, and CUDA graphs hide the launches.
+        if eager.device.type == "cpu" and (ratio := slower(eager, code, batch)) > SLOWER:
+            return f"compiled, it takes {ratio:.2f} of the time"
         self._code[shape] = code
         return ""
 
     def _facts(self, shape: Shape) -> Facts:
         return facts(self._program, shape, backend=self.name, mode=self.mode)
+
+
+def slower(eager: Step, code: Step, batch: Batch, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of a call of `code` to those of `eager`: the least of some turns each, in alternation."""
+    least = [math.inf, math.inf]
+    for _ in range(TURNS):
+        for at, step in enumerate((eager, code)):
+            began = clock()
+            step(*batch)
+            least[at] = min(least[at], clock() - began)
+    return least[1] / least[0]

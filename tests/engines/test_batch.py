@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -159,6 +161,26 @@ def test_a_call_that_does_not_fit_is_halved_until_it_does(
     assert caught.value.code == "out_of_memory"
     assert caught.value.rows == rows
     assert [row.position for row in rows] == [0] * 5
+
+
+def test_calls_that_do_not_fit_at_the_start_are_never_made(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = UNet2DConditionModel.forward
+
+    def limited(unet: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(sample) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(unet, sample, *args, **kwargs)
+
+    fits = 3
+    monkeypatch.setattr(UNet2DConditionModel, "forward", limited)
+    ours = Lcm(str(folder()), device="cpu", max_batch=16)
+    ours.load(lambda *_: None)
+    assert ours.buckets == (1, 2, 3)
+    fits = 0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Lcm(str(folder()), device="cpu", max_batch=16).load(lambda *_: None)
 
 
 def test_other_errors_of_a_step_are_not_taken_for_full_memory(

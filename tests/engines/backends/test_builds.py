@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from engines.backends import builds, make
+from engines.backends import builds, inductor, make
 from engines.backends.builds import Builds
 from engines.backends.code import Code
 from engines.backends.program import Program, Shape
@@ -117,9 +117,10 @@ def test_what_was_built_before_is_found_without_a_process(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_traffic_is_served_eagerly_until_the_build_is_there(
-    small: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)  # whatever else this machine does now
     store = Store(tmp_path / "builds")
     backend = make("inductor", small, store=store, background=True)
     backend.warm(SHAPE, build=False)

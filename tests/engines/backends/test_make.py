@@ -112,3 +112,43 @@ def test_warming_without_a_build_orders_it(small: Program) -> None:
     backend.warm(SHAPE, build=False)
     assert ordered.shapes == [SHAPE]
     assert backend.program(SHAPE) is small
+
+
+class Timed:
+    """Steps that take a made-up time, and its clock."""
+
+    def __init__(self, run: Program) -> None:
+        self.run, self.now = run, 0.0
+
+    def taking(self, *seconds: float) -> Callable[..., Tensor]:
+        turns = iter(seconds)
+
+        def step(*batch: Tensor | None) -> Tensor:
+            self.now += next(turns)
+            advanced: Tensor = self.run(*batch)
+            return advanced
+
+        return step
+
+
+def test_the_least_of_some_turns_decides(small: Program) -> None:
+    timed, batch = Timed(small), small.sample(SHAPE)
+    eager, code = timed.taking(2.0, 2.0, 1.0, 9.0, 2.0), timed.taking(1.5, 9.0, 9.0, 9.0, 9.0)
+    with torch.inference_mode():
+        assert inductor.slower(eager, code, batch, lambda: timed.now) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("ratio", "used"), [(0.9, True), (1.01, True), (1.1, False)])
+def test_code_that_is_no_faster_is_not_used(
+    small: Program, monkeypatch: pytest.MonkeyPatch, ratio: float, used: bool
+) -> None:
+    def step(*batch: Tensor | None) -> Tensor:
+        advanced: Tensor = small(*batch)
+        return advanced
+
+    monkeypatch.setattr(inductor, "compiled", lambda *_: (step, b""))
+    monkeypatch.setattr(inductor, "slower", lambda *_: ratio)
+    backend = Inductor(small)
+    backend.warm(SHAPE)
+    assert (backend.program(SHAPE) is step) == used
+    assert len(backend.reasons()) == (not used)
