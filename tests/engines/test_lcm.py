@@ -139,6 +139,22 @@ def test_a_cached_picture_draws_what_a_fresh_one_draws(fresh: Lcm, pipeline: Any
         assert (ours.latents == other.latents).all()
 
 
+def test_a_picture_encoded_ahead_draws_what_one_encoded_at_its_turn_draws(fresh: Lcm) -> None:
+    for job in (replace(JOB, image=PICTURE, strength=0.6), replace(JOB, image=PICTURE, mask=MASK, count=2)):
+        late = tiny.drawn(fresh, [job])
+        fresh.overlaps = True  # as on CUDA
+        fresh.posteriors.budget = 0
+        inputs = fresh.decode_inputs(job)
+        assert inputs is not None
+        posterior, seconds = inputs.encoded or (None, 0.0)
+        assert posterior is not None
+        assert seconds > 0
+        for row, other in zip(tiny.drawn(fresh, [job]), late, strict=True):
+            assert row.latents.equal(other.latents)
+            assert row.timings["vae_encode"] > 0
+        fresh.overlaps = False
+
+
 def test_without_a_budget_nothing_is_kept_and_everything_works(folder: Any) -> None:
     made = Lcm(str(folder()), device="cpu", max_batch=2, cache_bytes=0)
     made.load(lambda *_: None)
