@@ -104,10 +104,12 @@ def _from_shades(picture: Tensor, colour: Tensor, darkest: float, lightest: floa
 
 
 def components(mask: Tensor) -> list[Tensor]:
-    """The connected spots [S, S] of a mask that cover at least LEAST of it, and more than a line would."""
+    """The connected spots [S, S] of a mask that cover at least LEAST of the picture."""
     labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).view(1, 1, *mask.shape) * mask
     while True:
         spread = F.max_pool2d(F.max_pool2d(labels, (1, 3), 1, (0, 1)), (3, 1), 1, (1, 0)) * mask
+        # A label is a pixel of the same spot: what that pixel has by now saves the way there.
+        spread = spread.flatten()[(spread.long() - 1).clamp(min=0)] * mask
         if torch.equal(spread, labels):
             break
         labels = spread
