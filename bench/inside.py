@@ -76,6 +76,9 @@ class Mixed:
         for backend in self._backends.values():
             backend.relieve()
 
+    def reasons(self) -> dict[str, str]:
+        return {}
+
     def close(self) -> None: ...
 
     def stats(self) -> dict[str, float]:

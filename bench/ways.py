@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.backends import Backend
-from engines.backends.eager import Eager
+from engines.backends import Backend, make
+from engines.backends.code import Code
+from engines.backends.graphs import Graphs
 from engines.backends.program import Batch, Program, Shape, Step
+from engines.backends.store import Store
 
 WAYS = ("eager", "eager+graph", "inductor", "inductor+graph")
 BY_HAND = "torch.compile+graph"
@@ -40,7 +42,7 @@ class Ways:
         """store: folder of the engine's compiled code, so that what one process built another loads."""
         self.program = program
         self._store = store
-        self._backends: dict[str, Any] = {"eager": Eager(program)}
+        self._backends: dict[str, Any] = {}
 
     def backend(self, way: str) -> Backend:
         found: Backend | None = self._backends.get(way)
@@ -55,7 +57,7 @@ class Ways:
         """
         backend = self.backend(way)
         backend.warm(shape, build)
-        if way.startswith("inductor") and backend.program(shape) is self.program.of(shape):
+        if way.startswith("inductor") and not isinstance(backend.program(shape), Code):
             why = self.backend("inductor").reasons().get(str(shape), "it was not built ahead")
             raise RuntimeError(f"{way} left {shape} eager: {why}")
 
@@ -69,15 +71,11 @@ class Ways:
         if way == BY_HAND:
             return ByHand(self.program)
         if way.endswith("+graph"):
-            from engines.backends.graphs import Graphs
-
             return Graphs(self.backend(way.removesuffix("+graph")), self.program)
-        if way == "inductor":
-            from engines.backends.inductor import Inductor
-            from engines.backends.store import Store
-
-            return Inductor(self.program, None if self._store is None else Store(self._store))
-        raise ValueError(f"{way} is no way to run a program; {', '.join(WAYS)} are")
+        if way not in WAYS:
+            raise ValueError(f"{way} is no way to run a program; {', '.join(WAYS)} are")
+        store = None if self._store is None else Store(self._store)
+        return make(way, self.program, graphs=False, store=store)
 
 
 def filled(slots: Batch, batch: Batch) -> Batch:
@@ -136,6 +134,9 @@ class ByHand:
 
     def relieve(self) -> None:
         self._captured.clear()
+
+    def reasons(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None: ...
 

@@ -13,7 +13,6 @@ from bench.conditions import ROOT
 from bench.gpu.plan import Book
 
 FOLDER = ROOT / "build" / "gpu"
-BUILT = ("inductor+graph", "inductor", "torch.compile+graph", "eager+graph", "eager")  # best first
 
 
 @dataclass(frozen=True)
@@ -110,26 +109,28 @@ class Lab:
 
     @property
     def ready(self) -> dict[int, str]:
-        """By the rows of a call the best way that was measured: what the book says."""
-        found: dict[int, str] = {}
+        """By the rows of a call the fastest way that was measured: what the book says."""
+        found: dict[int, tuple[float, str]] = {}
         for told in self.book.parts.values():
             rows = told.get("result")
             for row in rows if told.get("ok") and isinstance(rows, list) else []:
-                if row.get("model") == self.kind and row.get("way") in BUILT:
-                    before = found.get(row["places"], row["way"])
-                    found[row["places"]] = min(before, row["way"], key=BUILT.index)
-        return dict(sorted(found.items()))
+                if row.get("model") == self.kind and "way" in row:
+                    took = row["ms"], row["way"]
+                    found[row["places"]] = min(found.get(row["places"], took), took)
+        return {rows: way for rows, (_, way) in sorted(found.items())}
 
     def served(self, most: int = 16) -> Any:
-        """The engine on the best way for each size of call that is ready, at most `most` rows in one."""
+        """The engine on the fastest way for each size of call that is ready, at most `most` rows in one."""
         from bench.inside import Mixed
 
-        ways = {rows: way for rows, way in self.ready.items() if rows <= most} or {1: "eager"}
-        for rows, way in ways.items():  # after a restart nothing is loaded yet
-            self.subject.ways.run(way, self.subject.shape(rows))
-        backends = {rows: self.subject.ways.backend(way) for rows, way in ways.items()}
-        self.engine.denoiser.backend = Mixed(backends, self.subject.ways.backend("eager"))
-        self.engine.buckets = tuple(ways)
+        backends = {}
+        for rows, way in self.ready.items():
+            if rows <= most:
+                self.subject.ways.run(way, self.subject.shape(rows), build=False)  # if this process has not
+                backends[rows] = self.subject.ways.backend(way)
+        eager = self.subject.ways.backend("eager")
+        self.engine.denoiser.backend = Mixed(backends, eager)
+        self.engine.buckets = tuple(backends) or (1,)
         return self.engine
 
 

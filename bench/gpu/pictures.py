@@ -31,9 +31,10 @@ def one_image(lab: Lab) -> dict[str, Any]:
     }
 
 
-def throughput(lab: Lab) -> dict[str, Any]:
-    """Images per second with as many sessions as fill the largest call twice, four steps each."""
-    engine = lab.served()
+def throughput(lab: Lab, most: int) -> dict[str, Any]:
+    """Images per second in calls of at most `most` rows, with sessions that fill the largest twice, of four
+    steps each."""
+    engine = lab.served(most)
     sessions = 2 * max(engine.buckets)
     frames = closed(
         engine, lambda s, n: lab.subject.job(s, 4, seed=n), sessions, lab.seconds, lab.seconds / 4
