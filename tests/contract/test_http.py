@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from engines.fake import colour_of
 from tests.contract.clients import BROWSER, LEGACY, V0_15, V1_10, Client, Start, Version, every, reports
 from tests.contract.frames import INPUT, picture, png
 from tests.contract.ways import KEY, PROXIES, WAYS
+from tests.realtime.queue.test_webhooks import verified
 from tests.servers import Server, serve
 
 pytestmark = [pytest.mark.net, pytest.mark.proc]
@@ -278,6 +282,61 @@ def test_a_request_that_is_done_cannot_be_cancelled(caller: Client) -> None:
     completed(caller, APP, request_id)
     error = caller.call("queue.cancel", APP, requestId=request_id).failure()
     assert (error["status"], error["body"]["status"]) == (400, "ALREADY_COMPLETED")
+
+
+class Told:
+    """Webhook calls by request, as they came: headers, body."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple[dict[str, str], bytes]] = {}
+        self.news = threading.Condition()
+        told = self
+
+        class Receiver(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self.send_response(204)
+                self.end_headers()
+                with told.news:
+                    told.calls[headers["x-fal-webhook-request-id"]] = headers, body
+                    told.news.notify_all()
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/told?by=us"
+
+    def of(self, request_id: str) -> tuple[dict[str, str], bytes]:
+        with self.news:
+            assert self.news.wait_for(lambda: request_id in self.calls, 10), "nobody was told"
+            return self.calls[request_id]
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Told]:
+    told = Told()
+    thread = threading.Thread(target=told.server.serve_forever)
+    thread.start()
+    yield told
+    told.server.shutdown()
+    thread.join()
+    told.server.server_close()
+
+
+@everywhere()
+def test_a_webhook_is_told_how_it_ended_and_signed_as_fal_signs(
+    caller: Client, told: Told, plain_server: Server, tls_server: Server
+) -> None:
+    given = wish(sync_mode=True)
+    submitted = caller.call("queue.submit", APP, input=given, webhookUrl=told.url, priority="low").answer()
+    headers, body = told.of(submitted["request_id"])
+    said = json.loads(body)
+    assert (said["status"], said["request_id"]) == ("OK", submitted["request_id"])
+    assert shown(caller, said["payload"])
+    published = [json.loads(server.get("/.well-known/jwks.json")[1]) for server in (plain_server, tls_server)]
+    assert any(verified(headers, body, jwks) for jwks in published)
+    assert not any(verified(headers, body + b" ", jwks) for jwks in published)
 
 
 # ---- stream ----

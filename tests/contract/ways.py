@@ -30,7 +30,12 @@ class Way:
 
 def settings_for(way: str, authority: Path) -> dict[str, Any]:
     tls = {"tls_cert": str(authority / "cert.pem"), "tls_key": str(authority / "key.pem")}
-    return {"keys": [KEY], "test_apps": True, **({"proxy_key": KEY} if way in PLAIN else tls)}
+    return {
+        "keys": [KEY],
+        "test_apps": True,
+        "webhook_private": True,
+        **({"proxy_key": KEY} if way in PLAIN else tls),
+    }
 
 
 def way_to(server: Server, way: str, authority: Path, proxy: str = "") -> Way:
