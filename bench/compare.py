@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from bench.conditions import after, conditions
+from bench.drawings import drawing
 from bench.figures import Frame, percentile
 from bench.peers.pipelines import Asked, Diffusers, Draw, Line, Lockstep, Take, equal, everything, one
 from bench.report import Bar, Result, Table
@@ -27,7 +28,17 @@ from engines.messages import Job
 SESSIONS = 16
 STEPS = (1, 2, 3, 4, 4, 4, 4, 5, 6, 8)  # four on average
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
-COLUMNS = ("images/s", "to diffusers", "p50 ms", "p95 ms", "CPU ms", "alone, 4 steps: ms", "CPU ms")
+COLUMNS = (
+    "images/s",
+    "to diffusers",
+    "p50 ms",
+    "p95 ms",
+    "CPU ms",
+    "alone, 4 steps: ms",
+    "CPU ms",
+    "a drawing: ms",
+    "CPU ms",
+)
 Tick = Callable[[str, float], None]
 
 
@@ -42,6 +53,8 @@ class Peer:
     cpu_ms: float = float("nan")  # of this process an image: on a GPU, what it costs to drive it
     alone_ms: float = float("nan")  # four steps on an idle machine, until one's own picture
     alone_cpu_ms: float = float("nan")  # the same in CPU time, which others on the machine do not stretch
+    drawn_ms: float = float("nan")  # a drawing on an idle machine, until the picture made of it
+    drawn_cpu_ms: float = float("nan")
     wrong: int | None = None
     checked: int = 0  # pictures compared with what their request gives alone
     note: str = ""
@@ -106,16 +119,16 @@ def summed(peer: Peer, frames: Sequence[Frame], seconds: float, cpu_s: float = f
     return peer
 
 
-def alone(peer: Peer, draw: Callable[[int], Any], times: int) -> None:
-    """A picture of four steps with nobody else about: medians. draw(number) returns when it is there."""
+def alone(draw: Callable[[int], Any], times: int) -> tuple[float, float]:
+    """Milliseconds, and of CPU time, until a picture is there, nobody else about: medians. draw(number)
+    returns then."""
     took = []
     for number in range(times + 1):
         began, spent = time.monotonic(), time.process_time()
         draw(number)
         took.append((time.monotonic() - began, time.process_time() - spent))
-    peer.alone_ms, peer.alone_cpu_ms = (
-        statistics.median(column) * 1e3 for column in zip(*took[1:], strict=True)
-    )
+    walls, spents = zip(*took[1:], strict=True)
+    return statistics.median(walls) * 1e3, statistics.median(spents) * 1e3
 
 
 # ---- whose picture is it ----
@@ -151,7 +164,9 @@ def diffusers_one(subject: Any, seconds: float, sessions: int, compiled: bool = 
     peer = Peer("diffusers, compiled UNet, one by one" if compiled else "diffusers, one by one")
     drawn = Diffusers(subject.loaded(), compiled)
     drawn.draw([job_of(subject, 0, 0, 2)])  # builds, and first calls choose algorithms
-    alone(peer, lambda number: drawn.draw([job_of(subject, 0, 1000 + number, 4)]), 5)
+    peer.alone_ms, peer.alone_cpu_ms = alone(
+        lambda number: drawn.draw([job_of(subject, 0, 1000 + number, 4)]), 5
+    )
     run(peer, drawn.draw, one, subject, sessions, seconds)
     if not compiled:
         jobs = {
@@ -191,11 +206,12 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
     for _ in range(stream.delay + 2):
         stream.draw("a red circle")
 
-    def own(number: int) -> None:
+    def own(file: bytes | None) -> None:
         for _ in range(stream.delay + 1):  # the picture asked for comes with the last of these calls
-            stream.draw("a red circle")
+            stream.draw("a red circle", None if file is None else Image.open(io.BytesIO(file)))
 
-    alone(peer, own, 4)
+    peer.alone_ms, peer.alone_cpu_ms = alone(lambda number: own(None), 4)
+    peer.drawn_ms, peer.drawn_cpu_ms = alone(lambda number: own(drawing(subject.side, 0, number)), 4)
     line: deque[Frame] = deque()
     inside: deque[Frame] = deque()  # in the order they entered the object
     frames: list[Frame] = []
@@ -233,11 +249,20 @@ def ours(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
     from bench.inside import closed
 
     peer = Peer("ours")
-    spent = time.process_time()
-    first = closed(engine, lambda session, number: job_of(subject, 0, 1000 + number, 4), 1, 1.0, 0.3)
-    answered = [frame for frame in first if frame.answered]
-    peer.alone_cpu_ms = 1e3 * (time.process_time() - spent) / max(1, len(answered))
-    peer.alone_ms = percentile([frame.latency for frame in answered if not frame.warm], 0.5) * 1e3
+
+    def single(job: Callable[[int], Job]) -> tuple[float, float]:
+        spent = time.process_time()
+        taken = closed(engine, lambda session, number: job(number), 1, min(2.0, seconds), 0.3)
+        spent = time.process_time() - spent
+        answered = [frame for frame in taken if frame.answered]
+        took = [frame.latency for frame in answered if not frame.warm]
+        return percentile(took, 0.5) * 1e3, 1e3 * spent / max(1, len(answered))
+
+    def sketch(number: int) -> Job:
+        return subject.job(0, 4, seed=5, image=drawing(subject.side, 0, number), strength=0.6)
+
+    peer.alone_ms, peer.alone_cpu_ms = single(lambda number: job_of(subject, 0, 1000 + number, 4))
+    peer.drawn_ms, peer.drawn_cpu_ms = single(sketch)
     spent = time.process_time()
     frames = closed(engine, lambda session, number: job_of(subject, session, number), sessions, seconds)
     summed(peer, frames, seconds, time.process_time() - spent)
@@ -284,6 +309,8 @@ def table(peers: Sequence[Peer], title: str, note: str) -> Table:
                 peer.cpu_ms,
                 peer.alone_ms,
                 peer.alone_cpu_ms,
+                peer.drawn_ms,
+                peer.drawn_cpu_ms,
                 None if peer.wrong is None else f"{peer.wrong} of {peer.checked}",
                 peer.note,
             ]
@@ -322,10 +349,12 @@ def figures(quick: bool, tick: Tick) -> Result:
         bars.append(Bar("images/s to diffusers", mine.images_s / base.images_s, 3.0, "x", True))
         fast = by["diffusers, compiled UNet, one by one"]
         bars.append(Bar("images/s to diffusers, compiled", mine.images_s / fast.images_s, 1.5, "x", True))
+    else:
+        bars.append(Bar("images per CPU-second to diffusers", base.cpu_ms / mine.cpu_ms, 1.4, "x", True))
     stream = by["StreamDiffusion 0.1.1, stream batch of 4 steps"]
     if stream.images_s == stream.images_s:
-        share = mine.alone_ms / stream.alone_ms if cuda else mine.alone_cpu_ms / stream.alone_cpu_ms
-        what = "own picture at 4 steps, to StreamDiffusion's" + ("" if cuda else ", CPU time")
+        share = mine.drawn_ms / stream.drawn_ms if cuda else mine.drawn_cpu_ms / stream.drawn_cpu_ms
+        what = "a drawing's own picture at 4 steps, to StreamDiffusion's" + ("" if cuda else ", CPU time")
         bars.append(Bar(what, share, 1 / 3, "x"))
     title = (
         f"{SESSIONS} sessions, closed loop, mixed steps: {subject.kind} {subject.side} px, {subject.dtype}"

@@ -92,11 +92,11 @@ class Subject:
 class Loaded:
     """A model that is there, as a subject of comparisons."""
 
-    def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        """name: a folder, "embedded". Raises engines.pipeline.Unloadable."""
+    def __init__(self, name: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
+        """name: a folder. kind: what to call it. Raises engines.pipeline.Unloadable."""
         from engines import model
 
-        self.kind, self.device, self.dtype = name, device, dtype
+        self.kind, self.device, self.dtype = kind, device, dtype
         self._weights = model.load(name, device, dtype, "auto", "", lambda *_: None)
         self.side = self._weights.native
 
@@ -115,7 +115,8 @@ def embedded(device: torch.device, dtype: torch.dtype) -> Loaded:
 
     trained = (WEIGHTS / "model_index.json").is_file()
     name = str(WEIGHTS if trained else random_model(ROOT / "build" / "random-model"))
-    return Loaded(name, device, dtype)
+    kind = "the embedded model" if trained else "random weights (10.9 M UNet)"
+    return Loaded(name, kind, device, dtype)
 
 
 def job(side: int, number: int, steps: int, **given: Any) -> Job:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from engines.cache import Cache
 from engines.messages import Job
+from engines.text import Text
 
 MOST = 16  # requests in one batch
 
@@ -55,11 +57,11 @@ class Diffusers:
         """parts: engines.model.Weights. The first compiled call of a shape builds."""
         from diffusers import LatentConsistencyModelPipeline, LCMScheduler
 
-        unet, (self.tokenizer, self.encoder) = parts.unet, parts.encoders[0]
+        unet, (tokenizer, encoder) = parts.unet, parts.encoders[0]
         self.pipe = LatentConsistencyModelPipeline(
             vae=parts.vae,
-            text_encoder=self.encoder,
-            tokenizer=self.tokenizer,
+            text_encoder=encoder,
+            tokenizer=tokenizer,
             unet=unet,
             scheduler=LCMScheduler.from_config(parts.scheduler.config),
             safety_checker=None,
@@ -71,8 +73,7 @@ class Diffusers:
             from bench.ways import compiled as build
 
             self.pipe.unet = build(unet)
-        self.dtype = unet.dtype
-        self._texts: dict[str, Any] = {}
+        self._text = Text(parts.encoders[:1], Cache(1 << 26), parts.blank)
 
     def draw(self, jobs: Sequence[Job]) -> list[bytes]:
         """One call: jobs of equal size, steps and guidance."""
@@ -88,16 +89,8 @@ class Diffusers:
         return [jpeg(picture) for picture in pictures]
 
     def text(self, prompt: str) -> Any:
-        """[1, tokens, D]"""
-        found = self._texts.get(prompt)
-        if found is None:
-            tokens = self.tokenizer(
-                prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-            )
-            with torch.inference_mode(False), torch.no_grad():
-                found = self.encoder(tokens.input_ids.to(self.encoder.device))[0]
-            self._texts[prompt] = found = found.to(self.dtype)
-        return found
+        """[1, tokens, D], encoded as the engine encodes it and kept."""
+        return self._text.embed(prompt, {}).text[None]
 
 
 class Lockstep:
