@@ -44,6 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--deterministic", action="store_true", help="always one size of call")
     parser.add_argument("--backend", default="auto", help="auto, eager, inductor or tensorrt")
     parser.add_argument("--compile-mode", default="default", help="default or max-autotune-no-cudagraphs")
+    parser.add_argument("--quick-start", action="store_true", help="compile blocks before the first picture")
     parser.add_argument("--builds", type=Path, help="folder that keeps what back ends build")
     parser.add_argument("--vae", default="auto")
     parser.add_argument("--lora", default="", help="LCM-LoRA of a base model")
@@ -76,6 +77,7 @@ def _pipeline(options: argparse.Namespace) -> Any:
         backend=options.backend,
         mode=options.compile_mode,
         builds=options.builds,
+        quick=options.quick_start,
         vae=options.vae,
         lora=options.lora,
         cache_bytes=options.cache_bytes,

@@ -72,6 +72,7 @@ class Lcm:
     mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
     builds: Path | None = None  # folder that keeps builds; None: none is kept
     background: bool = True  # build beside traffic; if builds are kept
+    quick: bool = False  # until something is built whole, compile its blocks before the first picture
     lora: str = ""  # the LCM-LoRA of a base model; "" = its own or the published one
 
     models: list[Model] = field(default_factory=list, init=False)
@@ -103,6 +104,7 @@ class Lcm:
             mode=self.mode,
             store=store,
             background=self.background and store is not None,
+            quick=self.quick,
         )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
         self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)

@@ -153,7 +153,8 @@ def command(settings: Settings, **further: int) -> list[str]:
         "cache-bytes": settings.cache_bytes,
     }
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-P", "-m", "engines", *options, *["--deterministic"] * settings.deterministic]
+    switches = {"--deterministic": settings.deterministic, "--quick-start": settings.quick_start}
+    return [sys.executable, "-P", "-m", "engines", *options, *(name for name, on in switches.items() if on)]
 
 
 def _environment(settings: Settings) -> dict[str, str]:

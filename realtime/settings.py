@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
     deterministic: bool = False  # one bucket always: byte-identical pictures whatever the load
     backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"  # auto: inductor on CUDA, else eager
+    quick_start: bool = False  # inductor compiles blocks before the first picture, the rest beside traffic
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"  # the second takes far longer
     # auto: what the model's folder has; both: for live frames a tiny one too, downloaded if it is not there
     vae: Literal["auto", "tiny", "full", "both"] = "auto"

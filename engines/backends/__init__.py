@@ -58,13 +58,15 @@ def make(
     mode: str = "default",
     store: Store | None = None,
     background: bool = False,
+    quick: bool = False,
 ) -> Backend:
     """A back end for this program.
 
     name: one of NAMES; "auto" compiles on CUDA and is eager elsewhere. graphs: record CUDA graphs of it;
     None: on CUDA, but not of TensorRT, whose engines choose their streams themselves. mode: of the
     compiler, one of code.MODES. store: where builds are kept. background: build in a process beside
-    traffic what it comes back to, and what `warm` did not wait for.
+    traffic what it comes back to, and what `warm` did not wait for. quick: until then compile blocks only,
+    seconds of `warm`.
     Raises ValueError for what is not known or not possible.
     """
     from engines.backends.eager import Eager
@@ -87,7 +89,7 @@ def make(
     if name == "eager":
         made = Eager(program)
     elif name == "inductor":
-        made = Inductor(program, store, mode, background)
+        made = Inductor(program, store, mode, background, quick)
     else:
         if kind != "cuda":
             raise ValueError(f"back end tensorrt needs a CUDA device, not {kind}")

@@ -20,6 +20,7 @@ from engines.backends.builds import Builds, Orders
 from engines.backends.code import Code, compiled, loaded, patches
 from engines.backends.eager import Eager
 from engines.backends.program import Batch, Program, Shape, Step, difference
+from engines.backends.regional import regional
 from engines.backends.store import Facts, Store, facts
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative, of any place
@@ -39,14 +40,18 @@ class Inductor:
         store: Store | None = None,
         mode: str = "default",
         background: bool = False,
+        quick: bool = False,
     ) -> None:
-        """mode: one of code.MODES; ValueError for another. background: build beside traffic."""
+        """mode: one of code.MODES; ValueError for another. background: build beside traffic. quick: until
+        then what regional.py makes, for shapes that are warmed."""
         patches(mode)
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
         self._program, self._store = program, store
         self._eager = Eager(program)
         self._code: dict[Shape, Code] = {}  # trusted
+        self._quick: dict[Shape, Step] | None = {} if quick else None
+        self._twins: dict[tuple[str, ...], Program] = {}  # by ControlNets
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
         self.builds: Orders | None = Builds(program, mode, self) if background else None
         self._counts = dict.fromkeys(("built", "loaded"), 0.0)  # in this process
@@ -61,6 +66,8 @@ class Inductor:
             wanted = self._wanted[shape] = self._wanted.get(shape, 0) + 1
             if wanted == WORTH:
                 self.builds.order(shape)
+        if self._quick and shape in self._quick:
+            return self._quick[shape]
         return self._eager.program(shape)
 
     def slots(self, shape: Shape) -> Batch | None:
@@ -79,6 +86,8 @@ class Inductor:
             self._build(shape)
         if shape not in self._code:
             self._eager.warm(shape)
+            if self._quick is not None and shape not in self._quick:
+                self._start(shape)
 
     def find(self, shape: Shape) -> bool:
         """Take it from the store, seconds of this thread, if it is there. Any thread."""
@@ -91,13 +100,16 @@ class Inductor:
     def adopt(self, shape: Shape, packed: bytes) -> bool:
         """Take code that was compiled before or elsewhere, if it is sound. Any thread."""
         try:
-            reason = self._trust(shape, loaded(packed, self._program, shape))
+            code = loaded(packed, self._program, shape)
+            reason = self._wrong(shape, code)
         except RuntimeError as error:
             reason = str(error)
         if reason:
             log.warning("kept code of %s is of no use and is made again: %s", shape, reason)
             if self._store is not None:
                 self._store.discard(self._facts(shape))
+        else:
+            self._code[shape] = code
         return not reason
 
     def keep(self, shape: Shape, packed: bytes) -> None:
@@ -130,19 +142,34 @@ class Inductor:
         began = time.perf_counter()
         try:
             code, packed = compiled(self._program, shape, self.mode)
-            reason = self._trust(shape, code)
+            reason = self._wrong(shape, code)
         except Exception as error:  # of a compiler: of every kind
             reason = f"{type(error).__name__}: {error}"
         self._built_s += time.perf_counter() - began
         if reason:
             self.fail(shape, reason)
         else:
+            self._code[shape] = code
             self._counts["built"] += 1
             self.keep(shape, packed)
 
+    def _start(self, shape: Shape) -> None:
+        assert self._quick is not None
+        try:
+            if shape.controls not in self._twins:
+                self._twins[shape.controls] = regional(self._program, shape)
+            twin = self._twins[shape.controls]
+            reason = self._wrong(shape, twin)
+        except Exception as error:  # as above
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            log.warning("%s is eager until it is built whole: %s", shape, reason)
+        else:
+            self._quick[shape] = twin
+
     @torch.inference_mode()
-    def _trust(self, shape: Shape, code: Code) -> str:
-        """Use it from the next call on. Returns why not, if it is wrong."""
+    def _wrong(self, shape: Shape, code: Step) -> str:
+        """Why not to use it; "" if it is right, and no slower."""
         eager = self._program.of(shape)
         batch = eager.sample(shape)
         error, bound = difference(eager(*batch), code(*batch)), BOUNDS[eager.dtype]
@@ -151,7 +178,6 @@ class Inductor:
         # On a GPU launches hide what the kernels take, and CUDA graphs hide the launches.
         if eager.device.type == "cpu" and (ratio := slower(eager, code, batch)) > SLOWER:
             return f"compiled, it takes {ratio:.2f} of the time"
-        self._code[shape] = code
         return ""
 
     def _facts(self, shape: Shape) -> Facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from engines.backends import code, inductor
 from engines.backends.inductor import Inductor
 from engines.backends.program import Program, difference
+from engines.backends.regional import regional
 from engines.backends.store import Store
 from tests.engines.backends.small import SHAPE, program
 
@@ -107,6 +109,19 @@ def test_a_planted_build_is_dropped_and_made_again(
     third = Inductor(small, store)
     third.warm(SHAPE, build=False)
     assert isinstance(third.program(SHAPE), code.Code)
+
+
+@torch.inference_mode()
+def test_compiled_blocks_share_the_weights_and_leave_the_program_eager(small: Program) -> None:
+    twin = regional(small, SHAPE)
+    assert all(mine is theirs for mine, theirs in zip(twin.parameters(), small.parameters(), strict=True))
+    for shape in (SHAPE, dataclasses.replace(SHAPE, places=3)):
+        batch = small.sample(shape, 2)
+        assert difference(small(*batch), twin(*batch)) < 1e-5
+    blocks = [module for module in twin.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    assert blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    assert not any(module._compiled_call_impl for module in small.modules())
 
 
 def _never(*_: Any) -> Any:

@@ -114,6 +114,45 @@ def test_warming_without_a_build_orders_it(small: Program) -> None:
     assert backend.program(SHAPE) is small
 
 
+class Twin:
+    """As a program whose blocks are compiled: right, or off by a factor."""
+
+    def __init__(self, run: Program, factor: float = 1.0) -> None:
+        self.run, self.factor = run, factor
+
+    def __call__(self, *batch: Tensor | None) -> Tensor:
+        advanced: Tensor = self.run(*batch)
+        return advanced * self.factor
+
+
+@torch.inference_mode()
+def test_a_quick_start_serves_until_the_whole_is_built(
+    small: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin, whole = Twin(small), Twin(small)
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)
+    monkeypatch.setattr(inductor, "regional", lambda *_: twin)
+    monkeypatch.setattr(inductor, "compiled", lambda *_: (whole, b""))
+    backend = make("inductor", small, quick=True)
+    backend.warm(SHAPE, build=False)
+    assert backend.program(SHAPE) is twin
+    backend.warm(SHAPE)
+    assert backend.program(SHAPE) is whole
+
+
+@pytest.mark.parametrize("factor", [1.001, torch.nan])
+@torch.inference_mode()
+def test_a_quick_start_that_is_wrong_is_not_used(
+    small: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    monkeypatch.setattr(inductor, "regional", lambda *_: Twin(small, factor))
+    backend = make("inductor", small, quick=True)
+    backend.warm(SHAPE, build=False)
+    assert backend.program(SHAPE) is small
+    assert "eager until it is built whole" in caplog.text
+    assert not backend.reasons()
+
+
 class Timed:
     """Steps that take a made-up time, and its clock."""
 
