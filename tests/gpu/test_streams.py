@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ours(folder: Path) -> Iterator[Lcm]:
     before = torch.cuda.current_stream()
-    made = Lcm(str(folder), device="cuda", max_batch=4)
+    made = Lcm(str(folder), device="cuda", max_batch=4, backend="eager")
     made.load(lambda *progress: None)
     yield made
     torch.cuda.synchronize()
@@ -316,7 +316,7 @@ def test_a_busy_engine_draws_byte_for_byte_what_an_idle_one_does(folder: Path) -
         Submit(ticket, f"s{ticket}", 0.0, replace(job, seed=ticket, format="png"))
         for ticket, job in enumerate((jobs("tiny") + jobs("full")) * 5)
     ]
-    engine = Process(folder, "--deterministic", "--max-batch", "4")
+    engine = Process(folder, "--deterministic", "--max-batch", "4", "--backend", "eager")
     try:
         engine.until(Ready)
         idle = {ticket: data for wish in wishes for ticket, data in engine.draw([wish]).items()}
