@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import statistics
 import time
@@ -32,7 +33,6 @@ def message(order: Order, side: int, number: int, form: str = "png") -> bytes:
         "guidance_scale": order.guidance,
         "image_size": {"width": side, "height": side},
         "format": form,
-        "sync_mode": True,
         "request_id": str(number),
     }
     if order.image is not None:
@@ -50,7 +50,9 @@ def picture_of(opcode: int, data: bytes) -> tuple[int, Tensor] | None:
         return None
     if "images" not in answer:
         raise RuntimeError(f"the server refused a question of the exam: {answer}")
-    return int(answer["request_id"]), pixels(answer["images"][0]["content"])
+    image = answer["images"][0]
+    file = image.get("content") or base64.b64decode(image["url"].partition(",")[2])
+    return int(answer["request_id"]), pixels(file)
 
 
 def painted(server: Server, orders: Sequence[Order], side: int, done: Done = lambda share: None) -> Tensor:
@@ -78,17 +80,19 @@ async def _painted(server: Server, orders: Sequence[Order], side: int, done: Don
             socket.send(message(orders[sent], side, sent))
             sent += 1
 
-    for socket in sockets * AHEAD:
-        send(socket)
-    while len(pictures) < len(orders):
-        index, opcode, data = await asyncio.wait_for(answers.get(), PATIENCE_S)
-        found = picture_of(opcode, data)
-        if found is not None:
-            pictures[found[0]] = found[1]
-            send(sockets[index])
-            done(len(pictures) / len(orders))
-    for socket in sockets:
-        await socket.close()
+    try:
+        for socket in sockets * AHEAD:
+            send(socket)
+        while len(pictures) < len(orders):
+            index, opcode, data = await asyncio.wait_for(answers.get(), PATIENCE_S)
+            found = picture_of(opcode, data)
+            if found is not None:
+                pictures[found[0]] = found[1]
+                send(sockets[index])
+                done(len(pictures) / len(orders))
+    finally:
+        for socket in sockets:
+            await socket.close()
     return torch.stack([pictures[number] for number in range(len(orders))])
 
 
