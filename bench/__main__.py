@@ -124,15 +124,20 @@ def embedded(
         str, typer.Option(help="server; renders or codec judge the judge instead, with no model at all")
     ] = "server",
     size: Annotated[int, typer.Option(help="Pixels, square; 0 is the model's own.")] = 0,
+    captions: Annotated[int, typer.Option(help="Of each paper; 0 is all 604.")] = 0,
+    steps: Annotated[str, typer.Option(help="Numbers of steps, with commas; 4 among them.")] = "1,2,4,8",
     out: Annotated[Path, typer.Option(help="Folder for the contact sheets.")] = Path("build/exam"),
     quick: Quick = False,
     json: Json = None,
 ) -> None:
     """The exam: do pictures show what their captions say, ordinary ones and never trained combinations?"""
+    from dataclasses import replace
+
     from bench.embedded import FULL, QUICK, figures
 
-    publish = not quick and pictures == "server" and model == "embedded"
-    counts = QUICK if quick else FULL
+    counts = QUICK if quick else replace(FULL, steps=tuple(map(int, steps.split(","))))
+    counts = replace(counts, captions=captions or counts.captions)
+    publish = not quick and pictures == "server" and model == "embedded" and counts.captions >= 500
     _run(lambda tick: figures(model, pictures, size, out, counts, tick), publish=publish, json=json)
 
 

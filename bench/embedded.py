@@ -47,7 +47,7 @@ class Counts:
     requests: int  # timed, of each number of steps
 
 
-FULL = Counts(sum(QUOTAS.values()), STEPS, 40, editing.STRENGTHS, 60, 96, 60, 40)
+FULL = Counts(sum(QUOTAS.values()), STEPS, 20, editing.STRENGTHS, 60, 60, 40, 40)
 QUICK = Counts(30, (1, 4), 3, (0.2, 0.6, 1.0), 4, 6, 8, 5)
 
 
@@ -87,7 +87,7 @@ def figures(
             }
             swept = editing.sweep(jury, paint, side, counts.drawings, counts.strengths, SEED)
             filled = editing.filling(jury, paint, side, counts.holes, SEED)
-            free = editing.freedom(jury, paint, counts.open, 4, SCALES, SEED)
+            free = editing.freedom(jury, paint, counts.open, 3, SCALES, SEED)
             seeds = editing.seeds(paint, taken["ordinary"].questions, counts.again, 3)
             tick("speed", 0.0)
             machine = [matmul_gflops()]
