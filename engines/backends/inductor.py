@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 
@@ -108,6 +109,8 @@ class Inductor:
             log.warning("kept code of %s is of no use and is made again: %s", shape, reason)
             if self._store is not None:
                 self._store.discard(self._facts(shape))
+                # Inductor takes what it finds there on trust.
+                shutil.rmtree(self._store.folder / "inductor", ignore_errors=True)
         else:
             self._code[shape] = code
         return not reason

@@ -65,7 +65,7 @@ def test_float32_asked_for_is_float32(half: Program) -> None:
     make("eager", there)
     batch = here.sample(SHAPE)
     moved = Batch(*(None if tensor is None else tensor.cuda() for tensor in batch))
-    assert difference(here(*batch), there(*moved).cpu()) <= 1e-5
+    assert difference(here(*batch), there(*moved).cpu()) <= 5e-5  # TF32 is ten times that
 
 
 @torch.inference_mode()
