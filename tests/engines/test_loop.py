@@ -430,14 +430,17 @@ def test_too_many_requests_are_refused_and_the_rest_drawn(engine):
 # ---- a gateway that misbehaves ----
 
 
-def test_a_gateway_that_does_not_read_stops_the_engine_and_loses_nothing(engine):
+@pytest.mark.parametrize("overlaps", [0, 1])
+def test_a_gateway_that_does_not_read_stops_the_engine_and_loses_nothing(overlaps):
     count = 1500
-    for n in range(count):
-        engine.send(submit(n, session=f"s{n % 50}", steps=1, width=128, height=128, format="png"))
-    memory = psutil.Process(engine.process.pid).memory_info().rss
-    time.sleep(0.5)
-    assert psutil.Process(engine.process.pid).memory_info().rss < memory + 20e6
-    assert sorted(done.ticket for done in engine.until(Done, count)) == list(range(count))
+    with Process(f"fake:base_ms=1,row_ms=0.2,vae_ms=0.1,overlaps={overlaps}") as engine:
+        engine.ready()
+        for n in range(count):
+            engine.send(submit(n, session=f"s{n % 50}", steps=1, width=128, height=128, format="png"))
+        memory = psutil.Process(engine.process.pid).memory_info().rss
+        time.sleep(0.5)
+        assert psutil.Process(engine.process.pid).memory_info().rss < memory + 20e6
+        assert sorted(done.ticket for done in engine.until(Done, count)) == list(range(count))
 
 
 @pytest.mark.parametrize("bytes_", [b"\xff" * 100, b"\0\0\0\1\xc1", pack(Pong(1, {}))])
