@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
@@ -68,7 +69,8 @@ def _pipeline(options: argparse.Namespace) -> Any:
     from engines.lcm import Lcm
 
     if options.builds is not None:  # else Inductor's own cache has a name in /tmp that anybody may have taken
-        options.builds.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # then nothing is kept, which the store says
+            options.builds.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.builds / "inductor"))
     return Lcm(
         model=options.model,
