@@ -41,6 +41,18 @@ def conditions() -> dict[str, Any]:
     }
 
 
+def gpu() -> dict[str, Any]:
+    """What a CUDA device says of itself now, asked and never set; nothing without one."""
+    asked = "name,driver_version,memory.total,clocks.sm,clocks.mem,power.draw,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    said = done.stdout.strip().splitlines()
+    return {"gpu": said[0]} if done.returncode == 0 and said else {}
+
+
 def after(before: dict[str, Any]) -> dict[str, Any]:
     """`before` with the load average at the end: above the core count only ratios mean something."""
     return before | {"load_after": _load()}
@@ -49,8 +61,9 @@ def after(before: dict[str, Any]) -> dict[str, Any]:
 def sentence(given: dict[str, Any]) -> str:
     """The conditions as the line under a table."""
     packages = ", ".join(f"{name} {number}" for name, number in given["packages"].items())
+    device = f"{given['gpu']}; " if given.get("gpu") else ""
     return (
-        f"{given['cores']} cores of {given['cpu']}, {given['memory_gib']} GiB, {given['system']}, "
+        f"{device}{given['cores']} cores of {given['cpu']}, {given['memory_gib']} GiB, {given['system']}, "
         f"Python {given['python']}, {packages}; load average {given['load_before'][0]} before and "
         f"{given.get('load_after', ['?'])[0]} after; {given['date']}, commit {given['commit']}, "
         f"`{given['command']}`"

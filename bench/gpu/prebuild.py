@@ -83,6 +83,7 @@ def build(machine: Machine, kind: str, rows: int) -> dict[str, Any]:
         from bench.peers.pipelines import Diffusers
 
         subject = machine.subject("sd15")
+        subject.ways.backend("eager")  # sets torch as the plan has it when it compiles this
         Diffusers(subject.loaded(), compiled=True).draw([subject.job(0, 2)])
         return hits()
     subject = machine.subject(kind)
