@@ -10,14 +10,18 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bench.exam.editing import Filling, Sweep
+from bench.exam.eye import shrunk
 from bench.exam.order import image
 from bench.exam.papers import Question, kind_of
 
 GAP, LINE, LINES = 6, 11, 4
+TILE = 144
+"""Pixels a side of a tile at most: a sheet is read at a glance, and kept in a repository."""
 
 
 def sheet(pictures: Sequence[Tensor], titles: Sequence[str], columns: int) -> Image.Image:
     """[3, S, S] in 0..1 each, in rows of `columns`, each over its title in at most LINES lines."""
+    pictures = [shrunk(p.unsqueeze(0), min(TILE, p.shape[-1]))[0] for p in pictures]
     side = pictures[0].shape[-1]
     text = LINE * max(len(_wrapped(title, side)) for title in titles) + 3
     rows = -(-len(pictures) // columns)
@@ -90,8 +94,8 @@ def masks(filled: Filling, count: int = 6) -> Image.Image:
 
 
 def save(sheets: dict[str, Image.Image], folder: Path) -> list[str]:
-    """PNG files by name; where they are."""
+    """JPEG files by name, colours at full resolution; what they are called."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, whole in sheets.items():
-        whole.save(folder / f"{name}.png", optimize=True)
-    return [f"{name}.png" for name in sheets]
+        whole.save(folder / f"{name}.jpg", quality=90, subsampling=0, optimize=True)
+    return [f"{name}.jpg" for name in sheets]

@@ -34,7 +34,7 @@ def test_a_small_exam_through_a_server_states_every_figure(tmp_path):
     whats = [bar.what for bar in result.bars]
     assert len(whats) == len(set(whats)) == 2 * 10 + 8
     assert result.raw["side"] == 64
-    assert {"steps", "masks", "strengths", "held-out"} <= {file.stem for file in tmp_path.glob("*.png")}
+    assert {"steps", "masks", "strengths", "held-out"} <= {file.stem for file in tmp_path.glob("*.jpg")}
     assert "speed" in said
 
 
