@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import subprocess
-import sys
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +15,14 @@ from engines.embedded.presets import PRESETS, Preset
 WORK = Path(__file__).resolve().parent / ".embedded"
 
 
-def train(preset: Preset, folder: Path, minutes: float | None) -> None:
+def train(preset: Preset, folder: Path, minutes: float | None, start: Path | None) -> None:
     """All stages, resuming from whatever `folder` holds, then the exported model in `folder`/weights."""
     from engines.embedded import export, training
 
     tune(preset)
     folder.mkdir(parents=True, exist_ok=True)
     seconds = None if minutes is None else 60 * minutes
-    run = training.Training(preset, folder, seconds, rehearsal(preset, folder))
+    run = training.Training(preset, folder, seconds, start)
 
     def look(name: str, ae: training.AutoencoderTiny) -> training.Look:
         def draw(model: training.Teacher, step: int) -> None:
@@ -44,26 +40,6 @@ def train(preset: Preset, folder: Path, minutes: float | None) -> None:
     student, ae = run.run(look)
     export.export(student, ae, folder / "weights", preset.size)
     measure(folder / "weights", preset.evaluate, preset.device)
-
-
-def rehearsal(preset: Preset, folder: Path) -> Callable[[str], None]:
-    """Start to compile in a process of its own; what is returned waits for a stage's, a minute at most."""
-    if not preset.compile or preset.device == "cpu" or (folder / "student.pt").exists():
-        return lambda stage: None
-    command = [sys.executable, "-m", "engines.embedded", "rehearse", "--preset", preset.name]
-    told = folder / "rehearsal.log"
-    with told.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
-    def wait(stage: str) -> None:
-        for _ in range(300):
-            if process.poll() is not None or f"{stage} compiled" in told.read_text():
-                return
-            time.sleep(0.2)
-        process.kill()  # the stage compiles for itself
-        process.wait()
-
-    return wait
 
 
 def tune(preset: Preset) -> None:
@@ -99,7 +75,6 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("train", "run every stage; a run started again continues"),
-        ("rehearse", "compile what training will run, into the compiler's cache on disk; beside a run"),
         ("export", "copy a finished run's exported model over the shipped weights"),
     ):
         command = commands.add_parser(name, help=text)
@@ -114,6 +89,7 @@ def main() -> None:
             command.add_argument(
                 "--minutes", type=float, help="of the clock, for everything, instead of the preset's steps"
             )
+            command.add_argument("--start", type=Path, help="exported weights to train further")
     command = commands.add_parser("evaluate", help="pixel tests of exported weights")
     command.add_argument("--weights", type=Path, default=WEIGHTS)
     command.add_argument(
@@ -129,12 +105,7 @@ def main() -> None:
     preset = replace(preset, device=arguments.device or preset.device)
     folder = arguments.out or WORK / preset.name
     if arguments.command == "train":
-        train(preset, folder, arguments.minutes)
-    elif arguments.command == "rehearse":
-        from engines.embedded import training
-
-        tune(preset)
-        training.rehearse(preset, lambda text: print(text, flush=True))
+        train(preset, folder, arguments.minutes, arguments.start)
     else:
         from engines.embedded import export
 

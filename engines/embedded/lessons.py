@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 
 import torch
@@ -68,6 +69,10 @@ class Lessons:
         filled = min(self._taken, SHELF)
         rows = torch.randint(0, filled, (self.count,), generator=self.generator, device=self.generator.device)
         return _scaled(self._shelf[rows.to(self.device)])
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """Nothing that painters finish is taken in here."""
+        return nullcontext() if self._feed is None else self._feed.still
 
     def close(self) -> None:
         if self._feed is not None:

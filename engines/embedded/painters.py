@@ -56,6 +56,7 @@ class Feed:
 
     def __init__(self, blocks: Iterator[T], take: Callable[[T], bool]) -> None:
         """`take(block)` is called for one block at a time and returns whether it wants more."""
+        self.still = threading.Lock()  # whoever holds it keeps `take` from being called
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(blocks, take), daemon=True)
@@ -64,8 +65,9 @@ class Feed:
     def _run(self, blocks: Iterator[T], take: Callable[[T], bool]) -> None:
         try:
             for block in blocks:
-                if self._over.is_set() or not take(block):
-                    return
+                with self.still:
+                    if self._over.is_set() or not take(block):
+                        return
         except BaseException as error:  # the thread that learns is told, by `check`
             self._error = error
 

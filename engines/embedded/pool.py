@@ -6,6 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,6 +108,10 @@ class Pool:
                 self._feed.check()
                 time.sleep(pause_s)
         told(count)
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """Nothing that painters finish is taken in here."""
+        return nullcontext() if self._feed is None else self._feed.still
 
     def close(self) -> None:
         if self._feed is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from engines.embedded.optimiser import Average, Pair, cosine
 from engines.embedded.pool import BLOCK, Pool, tokenizer
 from engines.embedded.presets import Preset
 from engines.embedded.reading import Reader, reading_loss
+from engines.embedded.recorded import Recorded
 from engines.embedded.vocabulary import token_ids
 
 Look = Callable[["Teacher", int], None]
@@ -102,6 +104,12 @@ def ids_of(preset: Preset, captions: list[str]) -> Tensor:
     return torch.tensor(token_ids(tokenizer(preset.max_tokens), captions), device=preset.device)
 
 
+def fill(slots: tuple[Tensor, ...], batch: tuple[Tensor, ...]) -> None:
+    """A new batch in the place of the old one."""
+    for slot, fresh in zip(slots, batch, strict=True):
+        slot.copy_(fresh)
+
+
 def embeds_of(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
     """[B, L, D] float32."""
     with torch.no_grad():
@@ -139,13 +147,14 @@ class Training:
         preset: Preset,
         folder: Path,
         seconds: float | None = None,
-        rehearsed: Callable[[str], None] = lambda stage: None,
+        start: Path | None = None,
     ) -> None:
         """seconds: of the clock, for everything; None: as many as the preset's steps take.
-        rehearsed: returns when nobody else still compiles what this stage is about to."""
-        self.preset, self.folder, self.rehearsed = preset, folder, rehearsed
+        start: exported weights of the preset's sizes, whose codec is kept and whose UNet is trained on."""
+        self.preset, self.folder, self.start = preset, folder, start
+        self.skipped = ("autoencoder", "text", "polish") if start else ()
         self._until = None if seconds is None else time.monotonic() + seconds
-        share = preset.workers // 3
+        share = 0 if start else preset.workers // 3
         self.lessons = Lessons(
             preset.ae_batch // preset.ae_crops, preset.size, *dice(preset, 0), preset.device, share
         )
@@ -159,11 +168,11 @@ class Training:
         if self.preset.workers:
             self.pool.feed(self.preset.most)  # while the codec learns, scenes for the rest are drawn
         try:
-            ae = self.autoencoder()
+            ae = self.autoencoder() if self.start is None else self.codec(self.start)
             self.gather(ae)
             teacher = self.teacher(look("teacher", ae))
             student = self.student(teacher, look("student", ae))
-            return student, self.polish(ae)
+            return student, ae if self.start else self.polish(ae)
         finally:
             self.lessons.close()
             self.pool.close()
@@ -171,7 +180,7 @@ class Training:
     def _loop(self, name: str, steps: int, parts: dict[str, Part], rng: Random, generator: Generator) -> Loop:
         budget = None
         if self._until is not None:
-            ahead = list(SHARES)[list(SHARES).index(name) :]
+            ahead = [stage for stage in list(SHARES)[list(SHARES).index(name) :] if stage not in self.skipped]
             left = max(0.0, self._until - time.monotonic())
             budget = left * SHARES[name] / sum(SHARES[stage] for stage in ahead)
         return Loop(self.folder, name, steps, parts, rng, generator, budget_s=budget)
@@ -180,30 +189,65 @@ class Training:
         """Stage 0. The averaged codec with `scaling_factor` set to 1 / std of the latents."""
         preset, lessons = self.preset, self.lessons
         ae = new_autoencoder(preset)
-        optimiser, average = Pair([ae], preset.ae_rate), Average(ae, 0.998)
+        optimiser, average = Pair([ae]), Average(ae, 0.998)
         rng, generator = dice(preset, 0)
         parts: dict[str, Part] = {"ae": ae, "opt": optimiser, "ema": average}
         loop = self._loop("autoencoder", preset.ae_steps, parts, rng, generator)
         lessons.use(rng, generator)
 
+        learn = self.codec_steps(ae, optimiser, average, generator)
+
         def take(step: int, progress: float) -> Tensor:
+            optimiser.at(cosine(step, progress, preset.ae_rate, preset.ae_steps))
             # The last tenth sees whole pictures: crops over-represent the zero padding at the border.
-            pictures = lessons.batch()
-            if progress > 0.9:
-                pictures = pictures[:: preset.ae_crops * 3].contiguous(memory_format=torch.channels_last)
-            else:
-                pictures = random_crops(preset, pictures, rng)
-            with autocast(preset):
-                loss, squared = reconstruction_loss(ae, pictures, generator)
-            loss.backward()
-            optimiser.step(cosine(step, progress, preset.ae_rate, preset.ae_steps))
-            average.update()
-            return squared
+            return learn(lessons.batch(), progress > 0.9, rng)
 
         loop.run(take)
         average.swap()
         ae.register_to_config(scaling_factor=round(1 / latent_std(ae, preset), 5))
         return ae.eval().requires_grad_(False)
+
+    def codec(self, weights: Path) -> AutoencoderTiny:
+        """As exported."""
+        ae: AutoencoderTiny = AutoencoderTiny.from_pretrained(weights / "vae", torch_dtype=torch.float32)
+        return ae.to(self.preset.device).eval().requires_grad_(False)
+
+    def codec_steps(
+        self, ae: AutoencoderTiny, optimiser: Pair, average: Average, generator: Generator
+    ) -> Callable[[Tensor, bool, Random], Tensor]:
+        """What learns from a batch of lessons, as crops or a few of them whole; returns the squared error."""
+        preset = self.preset
+
+        def work(pictures: Tensor) -> Tensor:
+            with autocast(preset):
+                loss, squared = reconstruction_loss(ae, pictures, generator)
+            loss.backward()
+            optimiser.step()
+            average.update()
+            return squared
+
+        recorded: dict[bool, Recorded] = {}
+        slots: dict[bool, Tensor] = {}
+
+        def learn(pictures: Tensor, as_whole: bool, rng: Random) -> Tensor:
+            average.tick()
+            if as_whole:
+                given = pictures[:: preset.ae_crops * 3].contiguous(memory_format=torch.channels_last)
+            else:
+                given = random_crops(preset, pictures, rng)
+            if as_whole not in recorded:
+                slot = slots[as_whole] = torch.empty_like(given)
+                recorded[as_whole] = Recorded(lambda: work(slot), generator, self.quiet)
+            slots[as_whole].copy_(given)
+            return recorded[as_whole]()
+
+        return learn
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No painter's work reaches the device in here."""
+        with self.lessons.quiet(), self.pool.quiet():
+            yield
 
     def gather(self, ae: AutoencoderTiny) -> None:
         """The first scenes and their latents, kept in pool.pt."""
@@ -224,20 +268,30 @@ class Training:
         torch.manual_seed(preset.seed + 6)
         reader = Reader(preset.text_width, preset.size // 8).to(preset.device)
         modules = torch.nn.ModuleList([teacher.text_encoder, reader])
-        optimiser, average = Pair(modules, preset.read_rate), Average(modules, 0.998)
+        optimiser, average = Pair(modules), Average(modules, 0.998)
         rng, generator = dice(preset, 6)
         parts: dict[str, Part] = {"modules": modules, "opt": optimiser, "ema": average}
         loop = self._loop("text", preset.read_steps, parts, rng, generator)
         pool.use(rng, generator)
 
-        def take(step: int, progress: float) -> Tensor:
-            latents, ids, labels = pool.batch(preset.read_batch)
+        slots = pool.batch(preset.read_batch)
+
+        def work() -> Tensor:
+            latents, ids, labels = slots
             with autocast(preset):
                 loss = reading_loss(teacher.text_encoder, reader, ids, latents, labels)
             loss.backward()
-            optimiser.step(cosine(step, progress, preset.read_rate, preset.read_steps))
+            optimiser.step()
             average.update()
             return loss
+
+        learn = Recorded(work, generator, self.quiet)
+
+        def take(step: int, progress: float) -> Tensor:
+            optimiser.at(cosine(step, progress, preset.read_rate, preset.read_steps))
+            average.tick()
+            fill(slots, pool.batch(preset.read_batch))
+            return learn()
 
         loop.run(take)
         average.swap()
@@ -246,10 +300,14 @@ class Training:
         """Stage 2."""
         preset, pool = self.preset, self.pool
         teacher = new_teacher(preset)
-        self.text(teacher)
+        if self.start is None:
+            self.text(teacher)
+        else:
+            for module, name in ((teacher.unet, "unet"), (teacher.text_encoder, "text_encoder")):
+                module.load_state_dict(type(module).from_pretrained(self.start / name).state_dict())
         modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
         # The guidance input is zero until distillation, and conditioning on it costs nothing here.
-        optimiser, average = Pair(modules, preset.rate), Average(modules, preset.ema)
+        optimiser, average = Pair(modules), Average(modules, preset.ema)
         rng, generator = dice(preset, 3)
         pool.use(rng, generator)
         parts: dict[str, Part] = {"modules": modules, "opt": optimiser, "ema": average}
@@ -257,19 +315,27 @@ class Training:
             parts["pool"] = pool
         loop = self._loop("teacher", preset.steps, parts, rng, generator)
         forward, blank = compiled(preset, teacher.unet), ids_of(preset, [""])[0]
-        self.rehearsed("teacher")
+        slots = pool.batch(preset.batch)
 
-        def take(step: int, progress: float) -> Tensor:
-            if not preset.workers and step * preset.fresh % BLOCK < preset.fresh:
-                pool.grow()
-            latents, ids, _ = pool.batch(preset.batch)
+        def work() -> Tensor:
+            latents, ids, _ = slots
             ids = drop_captions(ids, blank, generator)
             with autocast(preset):
                 loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
             loss.backward()
-            optimiser.step(cosine(step, progress, preset.rate, preset.steps))
+            optimiser.step()
             average.update()
             return loss
+
+        learn = Recorded(work, generator, self.quiet)
+
+        def take(step: int, progress: float) -> Tensor:
+            if not preset.workers and step * preset.fresh % BLOCK < preset.fresh:
+                pool.grow()
+            optimiser.at(cosine(step, progress, preset.rate, preset.steps))
+            average.tick()
+            fill(slots, pool.batch(preset.batch))
+            return learn()
 
         def show(step: int) -> None:
             average.swap()
@@ -285,7 +351,7 @@ class Training:
         """Stage 3. The teacher's text encoder with the student's averaged UNet."""
         preset, pool = self.preset, self.pool
         student = new_student(teacher)
-        optimiser, average = Pair([student], preset.lcd_rate), Average(student, preset.lcd_ema)
+        optimiser, average = Pair([student]), Average(student, preset.lcd_ema)
         shadow = copy.deepcopy(student).requires_grad_(False)
         rng, generator = dice(preset, 4)
         parts: dict[str, Part] = {"unet": student, "opt": optimiser, "ema": average}
@@ -293,18 +359,26 @@ class Training:
         pool.use(rng, generator)
         fast = [compiled(preset, model) for model in (student, shadow, teacher.unet)]
         blank = embeds_of(teacher.text_encoder, ids_of(preset, [""]))
-        self.rehearsed("student")
+        slots = pool.batch(preset.lcd_batch)
 
-        def take(step: int, progress: float) -> Tensor:
-            latents, ids, _ = pool.batch(preset.lcd_batch)
+        def work() -> Tensor:
+            latents, ids, _ = slots
             average.copy_to(shadow)
             with autocast(preset):
                 embeds = embeds_of(teacher.text_encoder, ids)
                 loss = distillation_loss(*fast, embeds, blank, latents, generator)
             loss.backward()
-            optimiser.step(cosine(step, progress, preset.lcd_rate, preset.lcd_steps, 30))
+            optimiser.step()
             average.update()
             return loss
+
+        learn = Recorded(work, generator, self.quiet)
+
+        def take(step: int, progress: float) -> Tensor:
+            optimiser.at(cosine(step, progress, preset.lcd_rate, preset.lcd_steps, 30))
+            average.tick()
+            fill(slots, pool.batch(preset.lcd_batch))
+            return learn()
 
         def show(step: int) -> None:
             average.copy_to(shadow)
@@ -320,56 +394,18 @@ class Training:
         if not preset.polish_steps:
             return ae
         ae.decoder.requires_grad_(True)
-        optimiser, average = Pair([ae.decoder], preset.ae_rate / 2), Average(ae.decoder, 0.998)
+        optimiser, average = Pair([ae.decoder]), Average(ae.decoder, 0.998)
         rng, generator = dice(preset, 5)
         parts: dict[str, Part] = {"decoder": ae.decoder, "opt": optimiser, "ema": average}
         loop = self._loop("polish", preset.polish_steps, parts, rng, generator)
         lessons.use(rng, generator)
 
+        learn = self.codec_steps(ae, optimiser, average, generator)
+
         def take(step: int, progress: float) -> Tensor:
-            pictures = lessons.batch()
-            if step % 8:
-                pictures = random_crops(preset, pictures, rng)
-            else:
-                pictures = pictures[:: preset.ae_crops * 4].contiguous(memory_format=torch.channels_last)
-            with autocast(preset):
-                loss, squared = reconstruction_loss(ae, pictures, generator)
-            loss.backward()
-            optimiser.step(cosine(step, progress, preset.ae_rate / 2, preset.polish_steps))
-            average.update()
-            return squared
+            optimiser.at(cosine(step, progress, preset.ae_rate / 2, preset.polish_steps))
+            return learn(lessons.batch(), step % 8 == 0, rng)
 
         loop.run(take)
         average.swap()
         return ae.eval().requires_grad_(False)
-
-
-def rehearse(preset: Preset, told: Callable[[str], None]) -> None:
-    """Compile what teacher and student will run, on noise, so that the compiler's cache on disk has it.
-
-    In a process of its own beside the codec's stage, it costs the run nothing.
-    """
-    teacher, (_, generator) = new_teacher(preset), dice(preset, 8)
-    side = preset.size // 8
-
-    def noise(count: int) -> tuple[Tensor, Tensor]:
-        latents = torch.randn(count, 4, side, side, generator=generator, device=preset.device)
-        return latents, ids_of(preset, [""] * count)
-
-    forward = compiled(preset, teacher.unet)
-    latents, ids = noise(preset.batch)
-    with autocast(preset):
-        loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
-    loss.backward()
-    told(f"teacher compiled; loss on noise {float(loss):.3f}")
-    torch.nn.ModuleList([teacher.unet, teacher.text_encoder]).eval().requires_grad_(False)
-    student = new_student(teacher)
-    shadow = copy.deepcopy(student).requires_grad_(False)
-    fast = [compiled(preset, model) for model in (student, shadow, teacher.unet)]
-    latents, ids = noise(preset.lcd_batch)
-    blank = embeds_of(teacher.text_encoder, ids[:1])
-    with autocast(preset):
-        embeds = embeds_of(teacher.text_encoder, ids)
-        loss = distillation_loss(*fast, embeds, blank, latents, generator)
-    loss.backward()
-    told(f"student compiled; loss on noise {float(loss):.3f}")

@@ -62,11 +62,12 @@ def test_reading_teaches_the_text_encoder_to_name_what_captions_say():
         return float((logits.argmax(1) == truth[:, keys.index(key)])[asked].float().mean())
 
     assert score("sky") < 0.5
-    optimiser = Pair([encoder, reader], 3e-3)
+    optimiser = Pair([encoder, reader])
     for _ in range(400):
         ids, labels, _ = lesson(rng, tokenizer, 32)
         reading_loss(encoder, reader, ids, torch.zeros(32, 4, CELLS, CELLS), labels).backward()
-        optimiser.step(3e-3)
+        optimiser.at(3e-3)
+        optimiser.step()
     assert score("kind") > 0.95
     assert score("sky") > 0.9
     assert score("background") > 0.75

@@ -1,7 +1,9 @@
 """The whole recipe at a hundredth of its size: it learns, it exports, diffusers loads what it wrote."""
 
+import copy
 import itertools
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +15,11 @@ from diffusers import LatentConsistencyModelPipeline
 
 from engines.embedded.diffusion import lcm_scheduler
 from engines.embedded.distill import boundary_scalings, guidance_embedding
+from engines.embedded.export import export
 from engines.embedded.loop import Loop
-from engines.embedded.optimiser import cosine, orthogonalised
+from engines.embedded.optimiser import Pair, cosine, orthogonalised
 from engines.embedded.presets import SMOKE
-from engines.embedded.training import SHARES, Training
+from engines.embedded.training import SHARES, Training, new_autoencoder, new_teacher
 
 
 @pytest.mark.timeout(180)
@@ -124,6 +127,40 @@ def test_boundary_scalings_equal_the_schedulers():
         theirs = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(float(t)))
         assert float(skip) == pytest.approx(float(theirs[0]))
         assert float(out) == pytest.approx(float(theirs[1]))
+
+
+def test_muon_takes_one_orthogonal_step_per_matrix_whatever_its_layout_in_memory():
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(32, 48, 3, bias=False)
+    layers = [convolution, copy.deepcopy(convolution).to(memory_format=torch.channels_last)]
+    gradient = torch.randn_like(convolution.weight)
+    for layer in layers:
+        layer.weight.grad = gradient.clone()
+    optimiser = Pair(layers)
+    optimiser.at(1e-2)
+    before = convolution.weight.detach().clone()
+    optimiser.step(clip=1e9)
+    step = orthogonalised((gradient * (1 - 0.95 * 0.95)).flatten(1)[None])[0].float().view_as(before)
+    expected = before * (1 - 1e-2 * 0.01) - step * 0.2 * math.sqrt(32 * 9) * 1e-2
+    for layer in layers:
+        torch.testing.assert_close(layer.weight.detach(), expected, atol=2e-4, rtol=0)
+
+
+def test_training_goes_on_from_exported_weights(tmp_path):
+    torch.manual_seed(0)
+    first = new_teacher(SMOKE)
+    ae = new_autoencoder(SMOKE)
+    ae.register_to_config(scaling_factor=0.7)
+    export(first, ae, tmp_path / "weights", SMOKE.size)
+    (tmp_path / "run").mkdir()
+    preset = replace(SMOKE, steps=1, rate=0.0, lcd_steps=1, lcd_rate=0.0)
+    run = Training(preset, tmp_path / "run", start=tmp_path / "weights")
+    student, kept = run.run(lambda stage, ae: lambda model, step: None)
+    assert float(kept.config.scaling_factor) == 0.7
+    for name, value in first.unet.state_dict().items():
+        if "cond_proj" not in name:
+            torch.testing.assert_close(student.unet.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    assert not (tmp_path / "run" / "autoencoder.pt").exists()
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
