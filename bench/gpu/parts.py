@@ -23,16 +23,18 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
     if lab.cuda:
         steps.append(Part("sd15 eager+graph", 25, lambda: lab.steps("eager+graph", (1, 8, 4, 2, 16))))
     steps += [
-        Part(f"sd15 compiled {rows}", 70, lambda rows=rows: lab.best(rows, lab.cuda)) for rows in (1, 8)
+        Part(f"sd15 compiled {rows}", 45, lambda rows=rows: lab.best(rows, lab.cuda)) for rows in (1, 8)
     ]
+    others = [Part(f"peers: {name}", most, work) for name, most, work in peers(lab)]
     return [
         Part("ceilings", 30, lambda: lab.ceilings.told()),
         *steps,
         Part("sd15 one image", 20, lambda: one_image(lab)),
         Part("sd15 best batch", 20, lambda: throughput(lab, 8)),
-        *[Part(f"peers: {name}", most, work) for name, most, work in peers(lab)],
+        *others[:2],
         Part("canvas", 45, lambda: canvas(lab, 8)),
         Part("sdxl", 80, sdxl.measured),
+        *others[2:],
         Part("cold start", 60, lambda: cold(lab.machine)),
         *[Part(f"sd15 compiled {n}", 30, lambda n=n: lab.best(n, False)) for n in (16, 2, 6, 3, 12)],
         Part("sd15 best batch of 16", 20, lambda: throughput(lab, 16)),
