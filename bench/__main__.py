@@ -196,9 +196,15 @@ def gpu(
 def report_(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("build/report.html"),
     results: Annotated[Path, typer.Option(help="Folder of results as JSON.")] = report.RESULTS,
+    take: Annotated[
+        Path | None, typer.Option(help="A result from elsewhere, kept in bench/results and the README first.")
+    ] = None,
 ) -> None:
     """All results on one HTML page that needs no other file."""
     from bench.page import write
+
+    if take is not None:
+        report.publish(report.load(take))
 
     console.print(f"written: {write(results, out)}")
 
