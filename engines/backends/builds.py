@@ -114,6 +114,7 @@ class Builds:
                     stdout=said,
                     stderr=said,
                     start_new_session=True,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(_where())},
                 )
             try:
                 code = process.wait(LONGEST_S)
@@ -125,6 +126,12 @@ class Builds:
                 return (folder / ANSWER).read_bytes()
             last = (folder / SAID).read_text(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"the build ended with status {code}: {' '.join(last)[:400]}")
+
+
+def _where() -> list[str]:
+    """The very package that runs here, installed or not, and what else was given."""
+    ours = str(Path(__file__).resolve().parents[2])
+    return [ours, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
