@@ -31,6 +31,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         *steps,
         Part("sd15 one image", 20, lambda: one_image(lab)),
         Part("sd15 best batch", 20, lambda: throughput(lab, 8)),
+        Part("sd15 compiled 4", 20, lambda: lab.best(4, False)),
         *others[:2],
         Part("canvas", 45, lambda: canvas(lab, 8)),
         Part("sdxl", 80, sdxl.measured),
