@@ -98,9 +98,11 @@ class Accounts:
 
     def level(self, active: Collection[str]) -> None:
         """Raise the floor to the least served of `active`; forget those absentees who owe least."""
+        served, floor = self._served, self.floor
         for name in active:
-            self._served[name] = max(self._served.get(name, 0.0), self.floor)
-        self.floor = min((self._served[name] for name in active), default=self.floor)
+            if served.get(name, -1.0) < floor:
+                served[name] = floor
+        self.floor = min(map(served.__getitem__, active), default=floor)
         if len(self._served) > 2 * len(active) + 64:
             owing = sorted(self._served.keys() - set(active), key=self._served.__getitem__)
             for name in owing[: -len(active) - 32]:

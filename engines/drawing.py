@@ -41,8 +41,9 @@ class Drawing:
     def over(self) -> bool:
         return self._over
 
-    def stepped(self, seconds: float, batch: int) -> None:
-        self.calls.append({"seconds": seconds, "batch": batch})
+    def stepped(self, call: dict[str, float]) -> None:
+        """`seconds` of a call and its `batch`; every drawing in it may have the same map."""
+        self.calls.append(call)
 
     def left_vae(self, rows: Sequence[Row], group_s: float, now: float) -> None:
         """These of its rows were decoded in a group that took `group_s`, with whomever else."""

@@ -204,7 +204,8 @@ class Loop:
 
     def _step(self, call: Call) -> list[tuple[int, int]]:
         """One UNet call. Returns the (ticket, image) that are finished and not at fault."""
-        rows = [self._drawings[ticket].rows[image] for ticket, image in call.rows]
+        drawings = [self._drawings[ticket] for ticket, _ in call.rows]
+        rows = [drawing.rows[image] for drawing, (_, image) in zip(drawings, call.rows, strict=True)]
         faulty: Fault | None = None
         began = time.monotonic()
         try:
@@ -212,8 +213,9 @@ class Loop:
         except Fault as fault:
             faulty = fault
         seconds = time.monotonic() - began
-        for ticket in {ticket for ticket, _ in call.rows}:
-            self._drawings[ticket].stepped(seconds, len(rows))
+        said: dict[str, float] = {"seconds": seconds, "batch": len(rows)}
+        for drawing in set(drawings):
+            drawing.stepped(said)
         self._busy_s += seconds
         for name, more in (("steps", 1), ("rows", len(rows)), ("slots", call.bucket), ("taken", call.slots)):
             self._counts[name] += more
@@ -223,13 +225,14 @@ class Loop:
             for (ticket, _), row in zip(call.rows, rows, strict=True):
                 if id(row) in at_fault:
                     self._refuse(ticket, faulty)
-        for ticket, image in call.rows:
-            self._preview_soon(ticket, image)
+        for drawing, (ticket, image) in zip(drawings, call.rows, strict=True):
+            if drawing.submit.watch == "steps":
+                self._preview_soon(ticket, image)
         return [(ticket, image) for ticket, image in finished if ticket in self._drawings]
 
     def _preview_soon(self, ticket: int, image: int) -> None:
         drawing = self._drawings.get(ticket)
-        if drawing is None or drawing.submit.watch != "steps" or image in drawing.previewing:
+        if drawing is None or image in drawing.previewing:
             return
         row = drawing.rows[image]
         if row.position < row.steps:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engines.cost import Cost
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True, gc=False):
     lane: str
     left: int  # UNet calls to go
     slots: int
@@ -57,6 +57,22 @@ class Outlook:
             )
         return self._harmless[kind] and own <= row.deadline
 
+    def all_welcome(self, rows: Sequence[Row]) -> bool:
+        """Is there a place for these newcomers together, and is each welcome, in whatever order they come?
+
+        One more row makes no other end sooner, so whoever is in time with all of them in is so with some.
+        """
+        slots = dict(self._taken)
+        for row in rows:
+            slots[row.lane] = slots.get(row.lane, 0) + row.slots
+        if not rows or max(slots.values()) > self.buckets[-1]:
+            return False
+        ends = self._finish([*self.rows, *rows])
+        for row, alone, end in zip(self.rows, self._ends, ends, strict=False):
+            if end > row.deadline >= alone:
+                return False
+        return all(end <= row.deadline for row, end in zip(rows, ends[len(self.rows) :], strict=True))
+
     def _with(self, row: Row) -> list[float]:
         """The ends of all rows and of this newcomer: the same for all of one kind."""
         kind = (row.lane, row.left, row.slots, row.vae)
@@ -67,21 +83,25 @@ class Outlook:
     def _finish(self, rows: Sequence[Row]) -> list[float]:
         """The end of each row. Lanes share the time evenly: each has one call in `len(lanes)`."""
         ends = [self.now] * len(rows)
-        lanes = {row.lane for row in rows}
-        for lane in lanes:
-            order = sorted(
-                (at for at, row in enumerate(rows) if row.lane == lane), key=lambda at: rows[at].left
-            )
+        lanes: dict[str, list[int]] = {}
+        for at, row in enumerate(rows):
+            lanes.setdefault(row.lane, []).append(at)
+        left = [row.left for row in rows]
+        for lane, order in lanes.items():
+            order.sort(key=left.__getitem__)
             slots = sum(rows[at].slots for at in order)
             margin = 1.0 + self.cost.spread(lane)
+            decode: dict[str, float] = {}  # seconds, by decoder
             end, calls = self.now, 0
             for at in order:
                 row = rows[at]
-                if row.left > calls:
+                if left[at] > calls:
                     call = self.cost.predict(lane, bucket(slots, self.buckets))
-                    end += (row.left - calls) * call * len(lanes) * margin
-                    calls = row.left
-                end += self.cost.predict(vae(lane, row.vae), 1)
+                    end += (left[at] - calls) * call * len(lanes) * margin
+                    calls = left[at]
+                if row.vae not in decode:
+                    decode[row.vae] = self.cost.predict(vae(lane, row.vae), 1)
+                end += decode[row.vae]
                 slots -= row.slots
                 ends[at] = end
         return ends

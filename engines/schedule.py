@@ -36,6 +36,8 @@ LANE_PATIENCE = 8  # boundaries
 STRETCH = 3.0  # times what a picture takes alone
 _OVERDUE = -1.0  # a turn before all turns
 
+_Turn = tuple[tuple[float, ...], Mailbox, Held]  # what `Schedule._order` says, no two alike
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -119,9 +121,10 @@ class Schedule:
         self._paid.level(self._payers)
         begin: list[int] = []
         superseded: list[int] = []
-        queue: list[tuple[tuple[float, ...], Mailbox, Held]] = []
+        queue: list[_Turn] = []
         for mailbox in self._sessions.values():
-            superseded += self._forget(mailbox.give_way(lambda request: self._is_late(request, now)))
+            if len(mailbox.waiting) > 1:
+                superseded += self._forget(mailbox.give_way(lambda request: self._is_late(request, now)))
             held = mailbox.next()
             if held is None:
                 mailbox.since = None
@@ -129,8 +132,10 @@ class Schedule:
             if mailbox.since is None:
                 mailbox.since = self._boundary
             queue.append((self._order(mailbox, held), mailbox, held))
-        heapq.heapify(queue)
         outlook = self._outlook(now)
+        if self._all_welcome(outlook, queue):  # as a rule; nobody's turn matters then
+            return Admission([self._join(mailbox)[0] for _, mailbox, _ in sorted(queue)], superseded)
+        heapq.heapify(queue)
         reserved: set[str] = set()
         passed: list[Mailbox] = []
         while queue:
@@ -151,6 +156,12 @@ class Schedule:
         if not self._lanes and passed:
             begin += self._join(passed[0])
         return Admission(begin, superseded)
+
+    def _all_welcome(self, outlook: Outlook, queue: Sequence[_Turn]) -> bool:
+        """Would each of these join now, with a request of one image, whatever came of the others?"""
+        return all(held.request.count == 1 for _, _, held in queue) and outlook.all_welcome(
+            [_row(held.request, held.request.steps, self._deadline(held.request)) for _, _, held in queue]
+        )
 
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._held

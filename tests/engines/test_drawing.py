@@ -21,8 +21,8 @@ def picture(n: int) -> Picture:
 
 def test_inference_is_the_sum_of_what_the_model_took():
     work = drawing(text=0.01, vae_encode=0.02, vae=0.05)
-    work.stepped(0.1, 4)
-    work.stepped(0.2, 3)
+    work.stepped({"seconds": 0.1, "batch": 4})
+    work.stepped({"seconds": 0.2, "batch": 3})
     work.left_vae(work.rows, group_s=0.3, now=11.0)
     timings = work.timings()
     assert timings["steps"] == [{"seconds": 0.1, "batch": 4}, {"seconds": 0.2, "batch": 3}]

@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -413,6 +413,46 @@ def test_a_frame_nothing_has_room_for_is_drawn_after_k_boundaries():
 
 
 # ---- all of it at once ----
+
+
+class OneByOne(Schedule):
+    """Never asks whether all may join together."""
+
+    def _all_welcome(self, outlook, queue) -> bool:
+        return False
+
+
+newcomers = st.fixed_dictionaries(
+    {
+        "session": st.sampled_from("uvwxyz"),
+        "lane": st.sampled_from("aab"),
+        "steps": st.integers(1, 4),
+        "slots": st.sampled_from([1, 1, 2]),
+        "count": st.sampled_from([1, 1, 1, 2]),
+        "buffering": st.integers(0, 2),
+        "deadline": st.floats(0.0, 0.6) | st.just(math.inf),
+    }
+)
+
+
+@given(st.lists(st.lists(newcomers, max_size=4), min_size=1, max_size=12), st.integers(2, 12))
+def test_those_who_join_together_are_those_who_would_join_one_by_one(crowds, places):
+    plans = []
+    for kind in (Schedule, OneByOne):
+        known = schedule(lanes="ab", buckets=(1, places))
+        plans.append(kind(known.cost, known.buckets))
+    now, ticket = 0.0, itertools.count(1)
+    for crowd in crowds:
+        for wanted in crowd:
+            one = request(next(ticket), received=now, **wanted | {"deadline": now + wanted["deadline"]})
+            assert plans[0].submit(one) == plans[1].submit(one)
+        assert plans[0].admit(now) == plans[1].admit(now)
+        calls = [plan.call() for plan in plans]
+        assert calls[0] == calls[1]
+        if calls[0] is not None:
+            seconds = plans[0].cost.predict(calls[0].lane, calls[0].bucket)
+            assert plans[0].stepped(calls[0], seconds) == plans[1].stepped(calls[1], seconds)
+            now += seconds
 
 
 class Crowd(RuleBasedStateMachine):
