@@ -477,6 +477,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_is_in_i
     ledger = Ledger(file)
     submit(ledger, "c")
     claims = ledger.claim("me", 3, 0.0, 9.0)
+    ledger.close()
     assert [(claim.order.id, claim.order.acl) for claim in claims] == [("a", ""), ("b", ""), ("c", "")]
 
 
