@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     test_apps: bool = False  # serve what fal's own test suite needs and nobody else: fal-ai/any-llm/stream
 
     # the queue and its webhooks
-    queue_at_once: int = Field(4, ge=1, le=64)  # queued requests with the engine at a time, live frames first
+    queue_at_once: int = Field(4, ge=1, le=64)  # queued requests with each engine at a time, live first
     queue_max: int = Field(10_000, ge=1)  # requests that wait; more are 429
     queue_bytes: int = Field(1024 * MiB, ge=MiB)  # of the file; from nine tenths on, submits are 507
     queue_keep_s: float = Field(3600.0, gt=0)  # status, log and result of an ended request (fal: 1 h)

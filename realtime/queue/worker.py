@@ -53,13 +53,14 @@ class Worker:
         """me: as `owner.own`. ended: called whenever requests have ended (their webhooks are due)."""
         self._gateway = gateway
         self._settings = gateway.settings
+        self._most = self._settings.queue_at_once * self._settings.engines
         self._desk, self._news, self._me, self._ended, self._clock = desk, news, me, ended, clock
         self._drawing: dict[str, asyncio.Task[Outcome] | None] = {}  # None: claimed, not drawn yet
         self._more = asyncio.Event()
 
     def nudge(self) -> None:
         """There may be something to do. While nothing fits, looking would only cost the disk."""
-        if len(self._drawing) < self._settings.queue_at_once:
+        if len(self._drawing) < self._most:
             self._more.set()
 
     def stop(self, id: str) -> None:
@@ -89,7 +90,7 @@ class Worker:
     async def _claim(self) -> list[Claim]:
         """What may be drawn now, and on the way the end of what waited too long."""
         gateway = self._gateway
-        free = self._settings.queue_at_once - len(self._drawing)
+        free = self._most - len(self._drawing)
         if gateway.draining or not gateway.engine_known.is_set():
             free = 0
         now, until = self._clock(), time.monotonic() + self._settings.queue_lease_s

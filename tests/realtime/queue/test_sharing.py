@@ -49,3 +49,20 @@ async def test_the_queue_goes_on_while_live_sessions_would_take_everything():
                 session.cancel()
             await asyncio.gather(*sessions, return_exceptions=True)
     assert meanwhile > 5 * 4, f"only {meanwhile} live frames while five queued ones were drawn"
+
+
+@pytest.mark.timeout(60)
+async def test_every_engine_draws_of_the_queue():
+    """Each may have one at a time here, so that two are drawn at once."""
+    with serve(model="fake:base_ms=100,row_ms=0", engines=2, queue_at_once=1) as server:
+        wish = {**WISH, "num_inference_steps": 12}
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+            said = [(await client.post(QUEUE, json={"prompt": f"{n}", **wish})).json() for n in range(5)]
+            at_once, states = 0, [one["status"] for one in said]
+            while set(states) != {"COMPLETED"}:
+                states = [(await client.get(one["status_url"])).json()["status"] for one in said]
+                at_once = max(at_once, states.count("IN_PROGRESS"))
+                await asyncio.sleep(0.05)
+            answers = [(await client.get(one["response_url"])).status_code for one in said]
+    assert answers == [200] * 5
+    assert at_once == 2
