@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-PLACES = 16  # of one caller: as many as the largest UNet call has
+PLACES = 16  # of one caller at each engine: as many as the largest UNet call has
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Place:
 
 
 class Places:
-    """A caller's places at the engine, and the line of requests that wait for one."""
+    """A caller's places at the engines, and the line of requests that wait for one."""
 
-    def __init__(self, account: str) -> None:
+    def __init__(self, account: str, engines: int = 1) -> None:
         self.wanted = 0  # places that are taken or waited for
         self._account = account
-        self._room = asyncio.Semaphore(PLACES)  # first come, first served
-        self._free = deque(f"{account}:{number}" for number in range(PLACES))
+        self._room = asyncio.Semaphore(PLACES * engines)  # first come, first served
+        self._free = deque(f"{account}:{number}" for number in range(PLACES * engines))
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Place]:

@@ -225,7 +225,8 @@ class Work:
         key = order.lane, order.caller.key_id
         places = self._places.get(key)
         if places is None:
-            places = self._places[key] = Places(f"{order.lane}:{order.caller.key_id}")
+            engines = self._gateway.settings.engines
+            places = self._places[key] = Places(f"{order.lane}:{order.caller.key_id}", engines)
         most = self._gateway.settings.max_runs
         if order.lane == "run" and places.wanted >= most:
             raise TooMuch(f"{most} runs of this key are being drawn or wait, the most it may have")

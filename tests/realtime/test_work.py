@@ -141,7 +141,7 @@ async def test_a_bug_of_ours_is_a_500_without_its_details(tmp_path: Path):
 
 
 async def test_places_are_given_in_the_order_of_asking():
-    places, order = Places("run:k"), []
+    places, order = Places("run:k", engines=2), []
     full = asyncio.Event()
 
     async def hold(number: int) -> None:
@@ -149,13 +149,13 @@ async def test_places_are_given_in_the_order_of_asking():
             order.append((number, place.session))
             await full.wait()
 
-    holding = [asyncio.create_task(hold(number)) for number in range(PLACES + 3)]
+    holding = [asyncio.create_task(hold(number)) for number in range(2 * PLACES + 3)]
     await asyncio.sleep(0)
-    assert places.wanted == PLACES + 3
-    assert len({session for _, session in order}) == len(order) == PLACES
+    assert places.wanted == 2 * PLACES + 3
+    assert len({session for _, session in order}) == len(order) == 2 * PLACES
     full.set()
     await asyncio.gather(*holding)
-    assert [number for number, _ in order] == list(range(PLACES + 3))
+    assert [number for number, _ in order] == list(range(2 * PLACES + 3))
     assert places.wanted == 0
 
 
