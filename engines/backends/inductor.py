@@ -99,21 +99,22 @@ class Inductor:
         return True
 
     def adopt(self, shape: Shape, packed: bytes) -> bool:
-        """Take code that was compiled before or elsewhere, if it is sound. Any thread."""
+        """Take code that was compiled before or elsewhere. False: it is broken or wrong, and is forgotten.
+        Any thread."""
         try:
             code = loaded(packed, self._program, shape)
             reason = self._wrong(shape, code)
         except RuntimeError as error:
             reason = str(error)
-        if reason:
-            log.warning("kept code of %s is of no use and is made again: %s", shape, reason)
-            if self._store is not None:
-                self._store.discard(self._facts(shape))
-                # Inductor takes what it finds there on trust.
-                shutil.rmtree(self._store.folder / "inductor", ignore_errors=True)
-        else:
-            self._code[shape] = code
-        return not reason
+        if not reason:
+            self._use(shape, code)
+            return True
+        log.warning("kept code of %s is of no use: %s", shape, reason)
+        if self._store is not None:
+            self._store.discard(self._facts(shape))
+            # Inductor takes what it finds there on trust.
+            shutil.rmtree(self._store.folder / "inductor", ignore_errors=True)
+        return False
 
     def keep(self, shape: Shape, packed: bytes) -> None:
         if self._store is not None and packed:
@@ -151,10 +152,10 @@ class Inductor:
         self._built_s += time.perf_counter() - began
         if reason:
             self.fail(shape, reason)
-        else:
-            self._code[shape] = code
-            self._counts["built"] += 1
-            self.keep(shape, packed)
+            return
+        self._counts["built"] += 1
+        self._use(shape, code)
+        self.keep(shape, packed)
 
     def _start(self, shape: Shape) -> None:
         assert self._quick is not None
@@ -172,16 +173,22 @@ class Inductor:
 
     @torch.inference_mode()
     def _wrong(self, shape: Shape, code: Step) -> str:
-        """Why not to use it; "" if it is right, and no slower."""
+        """Why not to use it; "" if it is right."""
         eager = self._program.of(shape)
         batch = eager.sample(shape)
         error, bound = difference(eager(*batch), code(*batch)), BOUNDS[eager.dtype]
-        if not error <= bound:
-            return f"compiled, it is {error:.1e} off; the bound is {bound:.0e}"
+        return "" if error <= bound else f"compiled, it is {error:.1e} off; the bound is {bound:.0e}"
+
+    @torch.inference_mode()
+    def _use(self, shape: Shape, code: Code) -> None:
+        """From the next call on; on a CPU if that is no slower. What is too slow is kept for all that, so that
+        it is not compiled again to find out."""
+        eager = self._program.of(shape)
         # On a GPU launches hide what the kernels take, and CUDA graphs hide the launches.
-        if eager.device.type == "cpu" and (ratio := slower(eager, code, batch)) > SLOWER:
-            return f"compiled, it takes {ratio:.2f} of the time"
-        return ""
+        if eager.device.type == "cpu" and (ratio := slower(eager, code, eager.sample(shape))) > SLOWER:
+            self.fail(shape, f"compiled, it takes {ratio:.2f} of the time")
+        else:
+            self._code[shape] = code
 
     def _facts(self, shape: Shape) -> Facts:
         return facts(self._program, shape, backend=self.name, mode=self.mode)

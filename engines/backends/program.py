@@ -53,7 +53,8 @@ class Shape:
         return int(found[0]) if found else 0
 
     def __str__(self) -> str:
-        return f"{self.places} x {self.width}x{self.height} latents"
+        held = f" of {self.controlled}" if self.controlled else ""
+        return f"{self.places} x {self.width}x{self.height} latents, {' '.join(self.features)}{held}"
 
 
 class Batch(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from engines.backends import NAMES, code, inductor, make
 from engines.backends.eager import Eager
 from engines.backends.inductor import WORTH, Inductor
 from engines.backends.program import Program, Shape
+from engines.backends.store import Store
 from tests.engines.backends.small import SHAPE, program
 
 
@@ -191,3 +193,27 @@ def test_code_that_is_no_faster_is_not_used(
     backend.warm(SHAPE)
     assert (backend.program(SHAPE) is step) == used
     assert len(backend.reasons()) == (not used)
+
+
+def test_code_that_is_no_faster_is_kept_and_not_built_again(
+    small: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[Shape] = []
+
+    def step(*batch: Tensor | None) -> Tensor:
+        advanced: Tensor = small(*batch)
+        return advanced
+
+    def compiled(ours: Program, shape: Shape, mode: str) -> tuple[Callable[..., Tensor], bytes]:
+        built.append(shape)
+        return step, b"code"
+
+    monkeypatch.setattr(inductor, "compiled", compiled)
+    monkeypatch.setattr(inductor, "loaded", lambda *_: step)
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.5)
+    for _ in range(2):
+        backend = Inductor(small, Store(tmp_path / "builds"))
+        backend.warm(SHAPE)
+        assert backend.program(SHAPE) is small
+        assert "1.50 of the time" in backend.reasons()[str(SHAPE)]
+    assert built == [SHAPE]
