@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class Machine:
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         }
+
+    def prebuilt(self, job: str) -> str:
+        """What a job of `prebuild` said in the end; "" if there was none."""
+        file = self.folder / "prebuild.json"
+        told = json.loads(file.read_text()) if file.is_file() else {}
+        return str(told.get(job, {}).get("said", ""))
 
     def subject(self, kind: str) -> Any:
         import torch
@@ -92,9 +99,14 @@ class Lab:
     def best(self, rows: int, build: bool) -> list[dict[str, Any]]:
         """Compiled and captured by the engine's back end; where that fails and `build`, by hand. Without
         `build` only what was compiled before."""
+        from bench.ways import BY_HAND
+
         ways = ["inductor+graph" if self.cuda else "inductor"]
-        if build and self.cuda:
-            ways.append("torch.compile+graph")
+        by_hand = "by hand" in self.machine.prebuilt(f"{self.kind} {rows}")
+        if self.cuda and (build or by_hand):
+            ways.append(BY_HAND)
+        if self.cuda and by_hand:
+            ways.remove("inductor+graph")  # it was tried ahead, and found wrong
         failed = ""
         for way in ways:
             try:

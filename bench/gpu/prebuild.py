@@ -32,6 +32,10 @@ def prebuild(machine: Machine, budget_s: float, jobs: int, say: Callable[[str], 
     waiting = list(TINY if machine.tiny else JOBS)
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     told: dict[str, Any] = {}
+
+    def write() -> None:
+        (machine.folder / "prebuild.json").write_text(json.dumps(told, indent=1) + "\n")
+
     try:
         while (waiting or running) and time.monotonic() < end:
             while waiting and len(running) < jobs:
@@ -51,6 +55,7 @@ def prebuild(machine: Machine, budget_s: float, jobs: int, say: Callable[[str], 
                     )
                     last = (log_.strip().splitlines() or [""])[-1][:300]
                     told[name]["said"] = last
+                    write()  # it may be ended from outside
                     say(f"{name}: {'built' if process.returncode == 0 else 'failed'} in {took:.0f} s  {last}")
             time.sleep(0.1)
     finally:
@@ -60,7 +65,7 @@ def prebuild(machine: Machine, budget_s: float, jobs: int, say: Callable[[str], 
             told[name] = {"ok": False, "said": "not done within the budget"}
             say(f"{name}: not done within the budget")
         told |= {f"{kind} {rows}": {"ok": False, "said": "not begun"} for kind, rows in waiting}
-        (machine.folder / "prebuild.json").write_text(json.dumps(told, indent=1) + "\n")
+        write()
     return told
 
 
