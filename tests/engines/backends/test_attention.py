@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from engines.backends import attention
-from engines.backends.attention import Call, Pin, chosen, fastest, pinned
+from engines.backends.attention import KERNELS, Call, Pin, admitted, chosen, fastest, pinned
 from tests.engines.backends.small import SHAPE, program
 
 CPU = torch.device("cpu")
@@ -115,3 +115,11 @@ def test_a_pin_is_part_of_what_is_exported() -> None:
     targets = [str(node.target) for node in exported.graph.nodes]
     assert any("flash_attention_for_cpu" in target for target in targets)
     assert not any("aten.scaled_dot_product_attention" in target for target in targets)
+
+
+def test_a_kernel_that_torch_would_not_choose_is_not_called_past_its_checks() -> None:
+    q = torch.randn(1, 2, 16, 64)  # on a CPU no CUDA kernel is admitted, whatever its name
+    assert not any(admitted(name, q, q, q) for name in KERNELS)
+    small = torch.randn(1, 2, 16, 8)
+    assert not admitted("cudnn", small, small, small)
+    assert admitted("of ours", q, q, q)  # not one of torch's: its own checks hold
