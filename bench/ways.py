@@ -16,7 +16,6 @@ from torch import Tensor
 
 from engines.backends import Backend, make
 from engines.backends.code import Code
-from engines.backends.code import Code
 from engines.backends.graphs import Graphs
 from engines.backends.program import Batch, Program, Shape, Step
 from engines.backends.store import Store
