@@ -137,7 +137,8 @@ def launch(program: str, names_port: int, certificate: bytes) -> Iterator[Browse
         assert child.stderr is not None
         try:
             said = (line for line in child.stderr if line.startswith("DevTools listening on "))
-            with connect(next(said).split()[-1], max_size=None) as socket:
+            # Pings in a thread would draw from `random` while Hypothesis makes examples in another test.
+            with connect(next(said).split()[-1], max_size=None, ping_interval=None) as socket:
                 browser = Browser(socket)
                 threads = [
                     threading.Thread(target=target, daemon=True)

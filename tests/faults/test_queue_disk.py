@@ -108,10 +108,13 @@ async def test_a_full_disk_stops_the_queue_and_nothing_else_and_it_comes_back_by
 @pytest.mark.timeout(60)
 def test_a_picture_that_could_not_be_stored_is_drawn_again_unless_its_client_forbids_it(tmp_path: Path):
     with serve(queue_at_once=2, state_dir=tmp_path) as server:
-        _, kept = submit(server, "!slow 0.8", sync_mode=False)
-        _, once = submit(server, "!slow 0.9", {"x-fal-no-retry": "true"}, sync_mode=False)
+        _, kept = submit(server, "!slow 1.5", sync_mode=False)
+        _, once = submit(server, "!slow 1.6", {"x-fal-no-retry": "true"}, sync_mode=False)
         with full_disk(server):
-            time.sleep(3.5)
+            until = time.monotonic() + 20
+            while server.metric("realtime_runs_total", lane="queue", status="507") < 2:
+                assert time.monotonic() < until, "both pictures were to be refused by the disk"
+                time.sleep(0.05)
             assert status(server, kept["request_id"])[1]["status"] == "IN_PROGRESS"
         assert "error" not in completed(server, kept["request_id"], 20.0)
         assert completed(server, once["request_id"])["error_type"] == "insufficient_storage"
