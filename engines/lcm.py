@@ -71,7 +71,7 @@ class Lcm:
     backend: str = "auto"  # one of engines.backends.NAMES
     mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
     builds: Path | None = None  # folder that keeps builds; None: none is kept
-    background: bool = True  # build beside traffic; if builds are kept
+    background: int = 1  # builds at a time beside traffic; if builds are kept
     quick: bool = False  # until something is built whole, compile its blocks before the first picture
     lora: str = ""  # the LCM-LoRA of a base model; "" = its own or the published one
 
@@ -103,7 +103,7 @@ class Lcm:
             self.denoiser.program,
             mode=self.mode,
             store=store,
-            background=self.background and store is not None,
+            background=self.background if store is not None else 0,
             quick=self.quick,
         )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.

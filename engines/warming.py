@@ -7,10 +7,14 @@ messages.Progress, and last {"stats": {name: figure}, "reasons": {shape: why it 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
+from engines.backends.builds import at_once
 from engines.lcm import Lcm
 from engines.messages import Job
+
+LOOK_S = 0.5
 
 
 def run(pipeline: Lcm, sizes: Sequence[tuple[int, int]]) -> int:
@@ -19,16 +23,21 @@ def run(pipeline: Lcm, sizes: Sequence[tuple[int, int]]) -> int:
 
     Raises Unloadable as `Lcm.load`, and ValueError for a size that the model draws in another one.
     """
-    pipeline.background = False
+    pipeline.background = at_once()
     pipeline.load(_say)
     model, denoiser = pipeline.models[0], pipeline.denoiser
     jobs = [Job("", 0, width, height, steps=1) for width, height in sizes or [(model.native,) * 2]]
     for job in jobs:
         _check(pipeline, job)
+    beside = "building" in denoiser.backend.stats()  # in processes, some at a time; else here
     calls = [(job, bucket) for job in jobs for bucket in pipeline.buckets]
     for done, (job, bucket) in enumerate(calls):
-        _say("build", done, len(calls), f"{job.width}x{job.height}, {bucket} at once")
-        denoiser.warm(pipeline.rows(job, None), bucket, build=True)
+        if not beside:
+            _say("build", done, len(calls), f"{job.width}x{job.height}, {bucket} at once")
+        denoiser.warm(pipeline.rows(job, None), bucket, build=not beside)
+    while left := int(denoiser.backend.stats().get("building", 0)):
+        _say("build", len(calls) - left, len(calls), "")
+        time.sleep(LOOK_S)
     _say("build", len(calls), len(calls), "")
     reasons = denoiser.backend.reasons()
     print(json.dumps({"stats": denoiser.backend.stats(), "reasons": reasons}), flush=True)

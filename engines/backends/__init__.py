@@ -57,14 +57,14 @@ def make(
     graphs: bool | None = None,
     mode: str = "default",
     store: Store | None = None,
-    background: bool = False,
+    background: int = 0,
     quick: bool = False,
 ) -> Backend:
     """A back end for this program.
 
     name: one of NAMES; "auto" compiles on CUDA and is eager elsewhere. graphs: record CUDA graphs of it;
     None: on CUDA, but not of TensorRT, whose engines choose their streams themselves. mode: of the
-    compiler, one of code.MODES. store: where builds are kept. background: build in a process beside
+    compiler, one of code.MODES. store: where builds are kept. background: build in so many processes beside
     traffic what it comes back to, and what `warm` did not wait for. quick: until then compile blocks only,
     seconds of `warm`.
     Raises ValueError for what is not known or not possible.

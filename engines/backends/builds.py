@@ -42,6 +42,9 @@ class Orders(Protocol):
     def order(self, shape: Shape) -> None:
         """Find or build it some time, if it was not ordered before. Returns at once."""
 
+    def left(self) -> int:
+        """How many are ordered and not done."""
+
     def close(self) -> None:
         """Build nothing more."""
 
@@ -56,48 +59,65 @@ class Customer(Protocol):
 
 
 class Builds:
-    """One build at a time, in the order they were ordered."""
+    """In the order they were ordered; `at_once` at a time, or as many as the device has memory for."""
 
-    def __init__(self, program: Program, mode: str, customer: Customer) -> None:
+    def __init__(self, program: Program, mode: str, customer: Customer, at_once: int = 1) -> None:
         self._program, self._mode, self._customer = program, mode, customer
         self._ordered: set[Shape] = set()
+        self._done = 0
         self._queue: queue.SimpleQueue[Shape | None] = queue.SimpleQueue()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # of starting a process against closing
-        self._thread = threading.Thread(target=self._work, name="builds", daemon=True)
+        self._lock = threading.Lock()  # of the two above and the count
+        self._adopting = threading.Lock()  # Inductor loads with options that are the whole process's
+        self._threads = [
+            threading.Thread(target=self._work, name="builds", daemon=True)
+            for _ in range(min(at_once, _fitting(program)))
+        ]
 
     def order(self, shape: Shape) -> None:
         if shape in self._ordered:
             return
         self._ordered.add(shape)
-        if not self._thread.ident:
-            self._thread.start()
+        for thread in self._threads:
+            if not thread.ident:
+                thread.start()
         self._queue.put(shape)
+
+    def left(self) -> int:
+        return len(self._ordered) - self._done
 
     def close(self) -> None:
         with self._lock:
             self._closed.set()
-            if self._process is not None:
-                _end(self._process)
-        self._queue.put(None)
-        if self._thread.ident:
-            self._thread.join()
+            for process in self._processes:
+                _end(process)
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
 
     def _work(self) -> None:
         while (shape := self._queue.get()) is not None and not self._closed.is_set():
             try:
-                with _line(self._program.device):
-                    if self._customer.find(shape):
-                        continue
-                packed = self._build(shape)
-                with _line(self._program.device):
-                    if not self._customer.adopt(shape, packed):
-                        raise RuntimeError("the build is of no use")
-                self._customer.keep(shape, packed)
+                self._serve(shape)
             except Exception as error:  # of a compiler, a process, a disk: the shape stays as it is
                 if not self._closed.is_set():
                     self._customer.fail(shape, str(error))
+            finally:
+                with self._lock:
+                    self._done += 1
+
+    def _serve(self, shape: Shape) -> None:
+        with self._adopting, _line(self._program.device):
+            if self._customer.find(shape):
+                return
+        packed = self._build(shape)
+        with self._adopting, _line(self._program.device):
+            if not self._customer.adopt(shape, packed):
+                raise RuntimeError("the build is of no use")
+        self._customer.keep(shape, packed)
 
     def _build(self, shape: Shape) -> bytes:
         with tempfile.TemporaryDirectory(prefix="realtime-build-") as name:
@@ -108,7 +128,7 @@ class Builds:
                     raise RuntimeError("closed")
                 # -P: a folder called `engines` in the working directory is not ours. A session of its own,
                 # because a compiler starts processes too.
-                process = self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "engines.backends.builds", str(folder)],
                     stdin=subprocess.PIPE,  # its end tells the process of ours
                     stdout=said,
@@ -116,16 +136,34 @@ class Builds:
                     start_new_session=True,
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(_where())},
                 )
+                self._processes.add(process)
             try:
                 code = process.wait(LONGEST_S)
             except subprocess.TimeoutExpired:
                 raise RuntimeError(f"the build took more than {LONGEST_S:.0f} s") from None
             finally:
+                with self._lock:
+                    self._processes.discard(process)
                 _end(process)
             if code == 0:
                 return (folder / ANSWER).read_bytes()
             last = (folder / SAID).read_text(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"the build ended with status {code}: {' '.join(last)[:400]}")
+
+
+def at_once() -> int:
+    """Builds at a time that a machine with nothing else to do takes: each has use for four cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 4)
+
+
+def _fitting(program: Program) -> int:
+    """Builds at a time that the device has memory for: each has the weights once more, and as much to run."""
+    if program.device.type != "cuda":
+        return at_once()
+    weights = sum(tensor.nbytes for tensor in (*program.parameters(), *program.buffers()))
+    free, _ = torch.cuda.mem_get_info(program.device)
+    return max(1, free // (2 * weights))
 
 
 def _where() -> list[str]:

@@ -40,11 +40,11 @@ class Inductor:
         program: Program,
         store: Store | None = None,
         mode: str = "default",
-        background: bool = False,
+        background: int = 0,
         quick: bool = False,
     ) -> None:
-        """mode: one of code.MODES; ValueError for another. background: build beside traffic. quick: until
-        then what regional.py makes, for shapes that are warmed."""
+        """mode: one of code.MODES; ValueError for another. background: how many to build at a time beside
+        traffic. quick: until then what regional.py makes, for shapes that are warmed."""
         patches(mode)
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
@@ -54,7 +54,7 @@ class Inductor:
         self._quick: dict[Shape, Step] | None = {} if quick else None
         self._twins: dict[tuple[str, ...], Program] = {}  # by ControlNets
         self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
-        self.builds: Orders | None = Builds(program, mode, self) if background else None
+        self.builds: Orders | None = Builds(program, mode, self, background) if background else None
         self._counts = dict.fromkeys(("built", "loaded"), 0.0)  # in this process
         self._built_s = 0.0
 
@@ -117,6 +117,8 @@ class Inductor:
         return False
 
     def keep(self, shape: Shape, packed: bytes) -> None:
+        """What was built just now."""
+        self._counts["built"] += 1
         if self._store is not None and packed:
             self._store.put(self._facts(shape), packed)
 
@@ -139,6 +141,7 @@ class Inductor:
             **self._eager.stats(),
             "compiled": float(len(self._code)),
             "failed": float(len(self._reasons)),
+            "building": 0.0 if self.builds is None else float(self.builds.left()),
             "built_s": self._built_s,
         }
 
@@ -153,7 +156,6 @@ class Inductor:
         if reason:
             self.fail(shape, reason)
             return
-        self._counts["built"] += 1
         self._use(shape, code)
         self.keep(shape, packed)
 
@@ -181,8 +183,8 @@ class Inductor:
 
     @torch.inference_mode()
     def _use(self, shape: Shape, code: Code) -> None:
-        """From the next call on; on a CPU if that is no slower. What is too slow is kept for all that, so that
-        it is not compiled again to find out."""
+        """From the next call on; on a CPU if that is no slower. What is too slow is kept all the same, so
+        that it is not compiled again to find out."""
         eager = self._program.of(shape)
         # On a GPU launches hide what the kernels take, and CUDA graphs hide the launches.
         if eager.device.type == "cpu" and (ratio := slower(eager, code, eager.sample(shape))) > SLOWER:

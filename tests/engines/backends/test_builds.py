@@ -88,11 +88,13 @@ def test_closing_ends_the_process_and_waits_for_nothing(
     failing: Builds, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing.order(SHAPE)
-    while failing._process is None:
+    while not failing._processes:
         time.sleep(0.01)
-    child = psutil.Process(failing._process.pid)
+    (process,) = failing._processes
+    child = psutil.Process(process.pid)
     failing.close()
     assert not child.is_running()
+    assert failing.left() == 0
     assert not customer.failed
 
 
