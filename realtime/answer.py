@@ -43,12 +43,11 @@ def data_uri(picture: Picture) -> str:
     return f"data:{picture.content_type};base64,{b64encode_as_string(picture.data)}"
 
 
-def notes(warnings: Sequence[str], job: Job, done: Done) -> dict[str, Any]:
+def note(body: dict[str, Any], warnings: Sequence[str], job: Job, done: Done) -> None:
     """What an honest answer says beyond the documented fields; clients ignore keys they do not know."""
-    said: dict[str, Any] = {"safety_checked": done.safety_checked}
+    body["safety_checked"] = done.safety_checked
     width, height = done.drawn
     if width != job.width or height != job.height:
-        said["rendered_size"] = {"width": width, "height": height}
+        body["rendered_size"] = {"width": width, "height": height}
     if warnings:
-        said["warnings"] = list(warnings)
-    return said
+        body["warnings"] = list(warnings)

@@ -44,11 +44,9 @@ class Request(BaseModel):
     @property
     def wants_bytes(self) -> bool:
         """The caller speaks in raw bytes and reads `images[].content` (fal-js demo `realtime`)."""
-        if self.force_msgpack is not None:
-            return True
-        if self.__pydantic_fields_set__.isdisjoint(PICTURES):
-            return False
-        return any(type(getattr(self, name, None)) is bytes for name in PICTURES)
+        return self.force_msgpack is not None or (
+            self.pictured and any(type(getattr(self, name, None)) is bytes for name in PICTURES)
+        )
 
     @property
     def wants_echo(self) -> bool:
@@ -66,10 +64,6 @@ class Request(BaseModel):
         # Not a private attribute of pydantic's: one costs every request 2 us.
         warnings: list[str] = self.__dict__.setdefault("_warnings", [])
         return warnings
-
-    def forget_warnings(self) -> None:
-        """Before it is planned, and perhaps planned again."""
-        self.__dict__.pop("_warnings", None)
 
     def check(self) -> None:
         """Rules across fields. Raises InvalidInput."""
@@ -90,10 +84,13 @@ class Request(BaseModel):
         if all(getattr(self, name) is None for name in (field, *instead)):
             raise InvalidInput.at(field, "Field required", "missing")
 
+    @property
+    def pictured(self) -> bool:
+        """Whether any field that takes a picture was sent."""
+        return not self.__pydantic_fields_set__.isdisjoint(PICTURES)
+
     def first_of(self, *fields: str) -> tuple[str, Source] | None:
         """(name, picture) of the first of these fields that is set; a further one earns a warning."""
-        if self.__pydantic_fields_set__.isdisjoint(fields):
-            return None
         found = [(name, value) for name in fields if (value := getattr(self, name)) is not None]
         for name, _ in found[1:]:
             self.warnings.append(f"{name} is ignored: {found[0][0]} was sent too")
@@ -143,7 +140,7 @@ class App:
         """As `plan`, or None if something has to be waited for: a picture, or the first engine."""
         if not models:
             return None
-        request.forget_warnings()
+        request.__dict__.pop("_warnings", None)  # of an earlier plan
         wish = request.wish()
         if wish.image is not None or wish.mask is not None:
             return None
@@ -158,7 +155,7 @@ class App:
         models: what the engine has loaded, the default first; empty while it starts.
         Raises Failure: ImageError, FetchError, Unsupported, EngineLost.
         """
-        request.forget_warnings()
+        request.__dict__.pop("_warnings", None)  # of an earlier plan
         wish = request.wish()
         job, warnings = plan(wish, models, *await pictures(wish, media, models))
         request.warnings.extend(warnings)
@@ -176,14 +173,11 @@ class App:
         else:
             as_bytes = binary and (self.inline_bytes or request.wants_bytes)
             images = answer.images(done.pictures, as_bytes=as_bytes)
-        result = {
-            "images": images,
-            **self.result(request, job, done),
-            **answer.notes(request.warnings, job, done),
-        }
+        body = {"images": images, **self.result(request, job, done)}
+        answer.note(body, request.warnings, job, done)
         if binary and request.wants_echo:
-            result["image"] = done.pictures[0].data
-        return result
+            body["image"] = done.pictures[0].data
+        return body
 
 
 def invalid(error: ValidationError) -> InvalidInput:

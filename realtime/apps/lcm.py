@@ -95,8 +95,8 @@ class ImageToImage(Request):
             format=self.format,
             safety=self.enable_safety_checks,
             strength=self.strength,
-            image=self.first_of("image_bytes", "image", "image_url"),
-            mask=self.first_of("mask_bytes", "mask_url"),
+            image=self.first_of("image_bytes", "image", "image_url") if self.pictured else None,
+            mask=self.first_of("mask_bytes", "mask_url") if self.pictured else None,
             vae=self.vae,
         )
 
