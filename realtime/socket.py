@@ -25,7 +25,7 @@ from realtime import log
 from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
-from realtime.protocol import Close, Connection, Request
+from realtime.protocol import Close, Connection
 from realtime.service import Caller
 from realtime.session import BUFFERING, Session, Slot
 from realtime.transport import Frames
@@ -162,6 +162,7 @@ class Socket:
             self._frames.hold(len(self._outputs) > UNSENT)
 
     def _take_in(self, message: bytes | str, received: float, receive_s: float) -> None:
+        gateway = self._gateway
         start = monotonic()
         request = self._connection.receive(message, start)
         if request is None:
@@ -170,7 +171,8 @@ class Socket:
             return
         try:
             self._meter.take(start)
-            self._admit(request)
+            if gateway.draining or gateway.held_bytes + request.size > MAX_HELD:
+                raise _unwelcome(gateway)
             wanted = self._app.parse(request.payload)
         except InvalidInput as failure:
             self._flow.bad_messages += 1
@@ -189,14 +191,6 @@ class Socket:
         self._flow.superseded += self._session.offer(frame, request.size)
         self._weigh()
         self._prepare()
-
-    def _admit(self, request: Request) -> None:
-        if self._gateway.draining:
-            raise Draining("the server is going down; reconnect in a moment")
-        if self._gateway.held_bytes + request.size > MAX_HELD:
-            raise TooMuch(
-                f"unanswered frames fill {MAX_HELD >> 20} MiB of this server; send again in a moment"
-            )
 
     def _weigh(self) -> None:
         """Keep the gateway's sum of what all sockets hold."""
@@ -358,3 +352,10 @@ class Socket:
         # One timer per socket whatever its messages: it looks again when it fires.
         delay_s = max(self._connection.wake_at() - now, 0.01)
         self._idle = asyncio.get_running_loop().call_later(delay_s, self._watch)
+
+
+def _unwelcome(gateway: Gateway) -> Failure:
+    """Why no frame is taken now."""
+    if gateway.draining:
+        return Draining("the server is going down; reconnect in a moment")
+    return TooMuch(f"unanswered frames fill {MAX_HELD >> 20} MiB of this server; send again in a moment")
