@@ -59,8 +59,10 @@ class Sink:
 async def frame_us(sockets: int, state_dir: Path) -> list[float]:
     """CPU microseconds a frame, of each turn, ascending."""
     settings = Settings(model="fake", port=0, state_dir=state_dir)
-    gateway = Gateway(settings, cast(Engine, Noop(settings)))
+    engine = Noop(settings)
+    gateway = Gateway(settings, cast(Engine, engine))
     gateway.engine_changed()
+    answering = asyncio.create_task(engine.run())
     config = uvicorn.Config(cast(Any, gateway), ws_max_size=settings.max_frame_bytes, log_config=None)
     config.load()
     ends = [Frames(config=config, server_state=ServerState(), app_state={}) for _ in range(sockets)]
@@ -92,6 +94,7 @@ async def frame_us(sockets: int, state_dir: Path) -> list[float]:
     assert answered == TURNS * (FRAMES // sockets) * sockets, f"{answered} answers"
     gone.set()
     await asyncio.gather(*running)
+    answering.cancel()
     return sorted(spent)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from engines.fake import Fake, _flat
 from engines.messages import Done, Job, Model, Picture, Progress
@@ -29,14 +28,26 @@ class Noop:
         self.restarts = 0
         self._on_change = on_change
         self._ticket = 0
+        self._loop: asyncio.AbstractEventLoop
         self._picture = Picture(_flat((200, 40, 40), 128, 128, "jpeg"), "image/jpeg", 128, 128, False)
 
     async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
         if self._on_change is not None:
             self._on_change()
         await asyncio.Event().wait()
 
-    def submit(self, *, job: Job, on_reply: Callable[[Done], None], **given: Any) -> int:
+    def submit(
+        self,
+        *,
+        session: str,
+        received: float,
+        job: Job,
+        buffering: int,
+        deadline_s: float | None,
+        weight: float,
+        on_reply: Callable[[Done], None],
+    ) -> int:
         self._ticket += 1
         done = Done(
             self._ticket,
@@ -46,7 +57,7 @@ class Noop:
             {"inference": 0.0, "steps": []},
             time.monotonic(),
         )
-        asyncio.get_running_loop().call_soon(on_reply, done)
+        self._loop.call_soon(on_reply, done)
         return self._ticket
 
     def cancel(self, tickets: Iterable[int]) -> None:
