@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.drawings import drawing
 from bench.gpu.lab import Lab
+from bench.gpu.pictures import stages
 
 FPS, SLO_S = 10.0, 0.150
 
@@ -66,4 +67,5 @@ def drawn(lab: Lab, engine: Any, sessions: int, seconds: float) -> dict[str, Any
         "p95_ms": percentile(took, 0.95) * 1e3,
         "answered_share": len(answered) / len(taken),
         "images_s": len(answered) / seconds,
+        **stages(taken),
     }

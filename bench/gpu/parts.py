@@ -13,6 +13,7 @@ from bench.gpu.lab import Lab, Machine, broken
 from bench.gpu.pictures import new_size, one_image, throughput
 from bench.gpu.plan import Part
 from bench.gpu.second import Second
+from bench.gpu.variants import variants
 
 SESSIONS = 16
 
@@ -34,6 +35,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         Part("sd15 compiled 4", 20, lambda: lab.best(4, False)),
         *others[:2],
         Part("canvas", 45, lambda: canvas(lab, 8)),
+        Part("variants", 25, lambda: variants(lab)),
         Part("sdxl", 80, sdxl.measured),
         *others[2:],
         Part("cold start", 60, lambda: cold(lab.machine)),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import statistics
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from bench.compare import Peer, summed
-from bench.figures import percentile
+from bench.figures import Frame, percentile
 from bench.gpu.lab import Lab, floor_ms
 from bench.inside import closed
+
+STAGES = ("queue", "inputs", "text", "vae_encode", "vae", "encode")
 
 
 def one_image(lab: Lab) -> dict[str, Any]:
@@ -18,16 +21,13 @@ def one_image(lab: Lab) -> dict[str, Any]:
     engine = lab.served(1)
     frames = closed(engine, lambda s, n: lab.subject.job(0, 4, seed=n), 1, max(1.0, lab.seconds / 2), 0.2)
     took = [frame.latency for frame in frames if frame.answered and not frame.warm]
-    spent = [frame.timings for frame in frames if frame.answered and not frame.warm]
     return {
         "way": lab.ready.get(1, "eager"),
         "images": len(took),
         "p50_ms": percentile(took, 0.5) * 1e3,
         "p95_ms": percentile(took, 0.95) * 1e3,
         "floor_ms": floor_ms(lab),
-        "steps_ms": statistics.median(sum(s["seconds"] for s in t["steps"]) for t in spent) * 1e3,
-        "vae_ms": statistics.median(t["vae"] for t in spent) * 1e3,
-        "encode_ms": statistics.median(t["encode"] for t in spent) * 1e3,
+        **stages(frames),
     }
 
 
@@ -47,8 +47,22 @@ def throughput(lab: Lab, most: int) -> dict[str, Any]:
         "sessions": sessions,
         "calls": {str(rows): lab.ready[rows] for rows in engine.buckets if rows in lab.ready},
         "mean_batch": statistics.mean(batches) if batches else None,
+        **stages(frames),
         "floor_images_s": 1e3 / floor_ms(lab),
     }
+
+
+def stages(frames: Sequence[Frame]) -> dict[str, float]:
+    """Where a picture's time went, medians in ms; `rest_ms` is what no stage accounts for: the pictures' rows
+    are made in it, and threads wait for each other."""
+    told = []
+    for frame in frames:
+        if frame.answered and not frame.warm:
+            given = frame.timings
+            steps = sum(step["seconds"] for step in given["steps"])
+            stage = {"steps_ms": steps} | {f"{name}_ms": given[name] for name in STAGES}
+            told.append(stage | {"rest_ms": frame.latency - sum(stage.values())})
+    return {name: 1e3 * statistics.median(one[name] for one in told) for name in (told or [{}])[0]}
 
 
 def new_size(lab: Lab) -> dict[str, Any]:
