@@ -18,7 +18,12 @@ GUIDANCE_DIM = 256
 
 
 def lcm_scheduler() -> LCMScheduler:
-    """Scaled-linear betas as in Stable Diffusion, v-prediction, 50 original steps."""
+    """Scaled-linear betas as in Stable Diffusion, v-prediction, 50 original steps, no signal left at 999.
+
+    With the 7 % that Stable Diffusion leaves there, a model learns to read the brightness of plain grounds
+    off the noise, finds none in real noise, and draws white and black as grey. Source: Lin et al. 2023
+    (arXiv 2305.08891).
+    """
     return LCMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_schedule="scaled_linear",
@@ -29,6 +34,7 @@ def lcm_scheduler() -> LCMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=0,
+        rescale_betas_zero_snr=True,
     )
 
 
@@ -83,14 +89,16 @@ def signal_and_noise(device: str | torch.device = "cpu") -> tuple[Tensor, Tensor
 
 
 def random_timesteps(count: int, generator: Generator) -> Tensor:
-    """[count] int64, where the generator is: uniform over 0..999, but 60 % from 600..999.
+    """[count] int64, where the generator is: 35 % uniform over 0..999, 50 % from 600..999, 15 % the last.
 
-    There the caption alone decides place, shape and colour, and there few-step sampling starts.
+    High up the caption alone decides place, shape and colour, and from 999 every picture starts.
     """
     device = generator.device
     anywhere = torch.randint(0, TIMESTEPS, (count,), generator=generator, device=device)
     late = torch.randint(600, TIMESTEPS, (count,), generator=generator, device=device)
-    return torch.where(torch.rand(count, generator=generator, device=device) < 0.6, late, anywhere)
+    kind = torch.rand(count, generator=generator, device=device)
+    t = torch.where(kind < 0.5, late, anywhere)
+    return torch.where(kind >= 0.85, TIMESTEPS - 1, t)
 
 
 def drop_captions(ids: Tensor, blank: Tensor, generator: Generator, share: float = 0.1) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,24 @@ GPU = Preset(
     evaluate=24,  # for a first look; the exam is bench's
 )
 
+# An hour or so on from what a GPU has learned, where none is at hand any more.
+FURTHER = replace(
+    GPU,
+    name="further",
+    device="cpu",
+    threads=1,
+    workers=0,
+    pool=3_000,
+    fresh=2,
+    steps=800,
+    rate=8e-4,
+    batch=32,
+    ema=0.99,
+    lcd_steps=400,
+    lcd_batch=24,
+    lcd_rate=3e-4,
+)
+
 SMOKE = Preset(
     name="smoke",
     size=64,
@@ -160,4 +178,4 @@ SMOKE = Preset(
     look_steps=(1,),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (CPU, GPU, SMOKE)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (CPU, GPU, FURTHER, SMOKE)}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline
 
-from engines.embedded.diffusion import lcm_scheduler
+from engines.embedded.diffusion import lcm_scheduler, random_timesteps, signal_and_noise
 from engines.embedded.distill import boundary_scalings, guidance_embedding
 from engines.embedded.export import export
 from engines.embedded.loop import Loop
@@ -110,6 +110,16 @@ def test_the_learning_rate_rises_then_falls_to_its_floor():
     assert rates[0] == pytest.approx(1e-5)
     assert max(rates) == pytest.approx(rates[99], rel=1e-3)
     assert rates[-1] == pytest.approx(2e-5)
+
+
+def test_pictures_start_from_noise_that_says_nothing_of_them():
+    signal, sigma = signal_and_noise()
+    assert float(signal[999]) == 0.0
+    assert float(sigma[999]) == 1.0
+    assert torch.equal(lcm_scheduler().alphas_cumprod.sqrt(), signal.flatten())
+    t = random_timesteps(4000, torch.Generator().manual_seed(0))
+    assert 0.12 < float((t == 999).float().mean()) < 0.18
+    assert 0.6 < float((t >= 600).float().mean()) < 0.9
 
 
 def test_guidance_embedding_equals_the_pipelines():
