@@ -36,7 +36,8 @@ class Jury:
         workers = workers or cores()
         # spawn: a process that holds a CUDA context must not be forked
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _seated)
-        self._pool.submit(int)
+        for _ in range(workers):  # a submit starts one process, if none is idle
+            self._pool.submit(int)
         self._workers = workers
 
     def __enter__(self) -> Jury:
