@@ -23,6 +23,7 @@ refused, superseded, cancelled, and what the pipeline counts.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import queue
@@ -157,6 +158,8 @@ class Loop:
         except (Unloadable, ValueError) as error:  # what was asked for, not what went wrong
             print(f"engine: {error}", file=sys.stderr, flush=True)
             os._exit(os.EX_CONFIG)
+        gc.collect()
+        gc.freeze()  # looking for garbage in torch and all it loads would stop the steps for 0.3 s
         self._send(Ready(os.getpid(), self.pipeline.models, started_s))
         working = False
         while True:
