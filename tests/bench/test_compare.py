@@ -11,6 +11,8 @@ from bench.peers.pipelines import Asked, equal, everything, one
 from bench.subject import job
 from engines.messages import Job
 
+pytestmark = pytest.mark.timeout(60)  # imports of torch and diffusers, on a busy machine
+
 
 class Planted:
     side = 64

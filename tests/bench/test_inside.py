@@ -10,6 +10,8 @@ from bench.inside import closed, opened
 from engines.fake import Fake, colour_of
 from engines.messages import Job
 
+pytestmark = pytest.mark.timeout(60)  # imports of torch and diffusers, on a busy machine
+
 
 def fake(**given: float) -> Fake:
     made = Fake(base_ms=1, row_ms=0.1, vae_ms=0.1, **given)

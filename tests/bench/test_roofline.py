@@ -8,6 +8,7 @@ from bench.roofline import attention, step, table, vae
 from bench.subject import Subject
 from bench.ways import possible
 
+pytestmark = pytest.mark.timeout(60)  # imports of torch and diffusers, on a busy machine
 CPU = torch.device("cpu")
 GIVEN = Ceilings("planted", flop_s=1e9, bytes_s=1e9, host_bytes_s=1e9, launch_s=1e-6)
 
