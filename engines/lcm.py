@@ -82,13 +82,17 @@ class Lcm:
     _short: bool = field(default=False, init=False)  # memory was: the back end is to give some back
 
     def load(self, progress: Report) -> None:
-        """Raises engines.model.Unloadable or ValueError for a model or device that cannot be had."""
+        """Read and warm. Raises engines.model.Unloadable or ValueError for a model or device that cannot be
+        had."""
+        self.read(progress)
+        self.warm(progress)
+
+    def read(self, progress: Report) -> None:
         torch.set_num_threads(self.threads)
         self.at, self.precision = devices.choose(self.device, self.dtype)
         progress("import", 0, 1, "diffusers, transformers")
         loaded = weights.load(self.model, self.at, self.precision, self.vae, self.lora, progress)
         self.take(loaded)
-        self.warm(progress)
 
     def take(self, loaded: weights.Weights) -> None:
         """Serve these weights."""

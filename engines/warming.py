@@ -24,7 +24,7 @@ def run(pipeline: Lcm, sizes: Sequence[tuple[int, int]]) -> int:
     Raises Unloadable as `Lcm.load`, and ValueError for a size that the model draws in another one.
     """
     pipeline.background = at_once()
-    pipeline.load(_say)
+    pipeline.read(_say)
     model, denoiser = pipeline.models[0], pipeline.denoiser
     jobs = [Job("", 0, width, height, steps=1) for width, height in sizes or [(model.native,) * 2]]
     for job in jobs:

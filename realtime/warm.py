@@ -59,6 +59,7 @@ def _watch(engine: subprocess.Popen[str], console: Console) -> dict[str, Any]:
         TimeRemainingColumn(),
     )
     told: dict[str, Any] = {}
+    shown = ""
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
         for line in engine.stdout:
@@ -68,6 +69,8 @@ def _watch(engine: subprocess.Popen[str], console: Console) -> dict[str, Any]:
             text = f"{told['stage']}: {told['text']}".rstrip(": ")
             total = told["total"] if told["stage"] == "build" else None
             bar.update(task, description=text, completed=told["done"], total=total)
-            if not console.is_terminal:
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
+            line = text if total is None else f"{text}, {told['done']:.0f} of {total:.0f}"
+            if not console.is_terminal and line != shown:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                shown = line
     return told

@@ -30,4 +30,4 @@ def test_a_back_end_with_nothing_to_build_says_so(tmp_path: Path):
     answer = run("warm", "--backend", "eager", "--max-batch", "1", device="cpu", state_dir=str(tmp_path))
     assert answer.returncode == 0, answer.stderr
     assert "builds nothing ahead" in answer.stdout
-    assert "at once" in answer.stdout
+    assert "1 at once, 0 of 1" in answer.stdout
