@@ -28,7 +28,7 @@ STREAM = "/fal-ai/lcm/stream"
 @pytest.fixture(scope="module")
 def paced() -> Iterator[Server]:
     """A step takes long enough for a preview to be made before the next one ends."""
-    with serve(model="fake:base_ms=80,row_ms=0,vae_ms=1", sse_ping_s=0.3, heartbeat_s=0.1) as server:
+    with serve(model="fake:base_ms=120,row_ms=0,vae_ms=1", sse_ping_s=0.3, heartbeat_s=0.1) as server:
         yield server
 
 
@@ -55,29 +55,30 @@ def pixels(url: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=float)
 
 
-def test_a_stream_shows_every_step_and_then_the_answer_of_a_run(paced: Server):
+def test_a_stream_shows_the_steps_and_then_the_answer_of_a_run(paced: Server):
+    """On a machine that is busy a preview comes too late, and is left out."""
     wish = {"prompt": "a fox", "seed": 7, "num_inference_steps": 4, "sync_mode": True}
     with streamed(paced, wish) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-fal-request-id"]
         *steps, last = events(response)
-    assert [(said["partial"], said["step"], said["steps"]) for said in steps] == [
-        (True, step, 4) for step in (1, 2, 3)
-    ]
+    numbers = [said["step"] for said in steps]
+    assert numbers == sorted(set(numbers) & {1, 2, 3})
+    assert {(said["partial"], said["steps"]) for said in steps} == {(True, 4)}
     assert last["partial"] is False
     assert (last["seed"], last["num_inference_steps"], len(last["timings"]["steps"])) == (7, 4, 4)
     final = colour_of("a fox", 7)
     off = [np.abs(pixels(said["images"][0]["url"])[3, 3] - final).max() for said in (*steps, last)]
-    assert off == sorted(off, reverse=True)
-    assert off[-1] <= 3 < off[-2] < off[0]
+    assert off == sorted(set(off), reverse=True)
+    assert off[-1] <= 3 < off[-2]
     assert {(image["width"], image["height"]) for said in steps for image in said["images"]} == {(512, 512)}
 
 
 def test_steps_come_while_the_picture_is_drawn(paced: Server):
     with streamed(paced, {"prompt": "a", "num_inference_steps": 8}) as response:
         came = [time.monotonic() for _ in events(response)]
-    assert came[-1] - came[0] > 4 * 0.08, "all at once would be no stream"
+    assert came[-1] - came[0] > 4 * 0.12, "all at once would be no stream"
 
 
 def test_all_pictures_of_a_request_are_shown_side_by_side(paced: Server):
