@@ -82,7 +82,7 @@ def figures(
         with ours(model, target_s=3600) as server:
             paint = _asking(server, side, tick)
             taken = {
-                name: sit(jury, questions, paint, counts.steps, SEED, through, name)
+                name: sit(jury, questions, paint, counts.steps, SEED, through, name, every=4)
                 for name, questions in papers.items()
             }
             swept = editing.sweep(jury, paint, side, counts.drawings, counts.strengths, SEED)
@@ -185,7 +185,8 @@ def _table(name: str, answered: Answered) -> Table:
         ["", "asked", "judge, renders", "judge, codec", *map(steps, answered.marks)],
         rows,
         "Guidance 4, seeds fixed, PNG answers of the realtime socket. The judge's own accuracy is on renders "
-        "of the same scenes, as they are and through the model's codec: no figure can honestly be above it. "
+        "of the same scenes, as they are and, of a quarter of them, through the model's codec: no figure can "
+        "honestly be above it. "
         "Colours, places, sizes, shapes, counts and relations are measured on segmented pixels (shapes by "
         "their overlap with 126 templates), avatars by the nearest ideal portrait, scene words and styles by "
         "a network of 0.2 M weights that has only ever seen renders. Looks is the sliced Wasserstein "

@@ -44,8 +44,12 @@ def sit(
     seed: int,
     through: Callable[[Tensor], Tensor] | None = None,
     name: str = "",
+    every: int = 1,
 ) -> Answered:
-    """Let `paint` answer all questions at each number of steps. through: the model's codec, if known."""
+    """Let `paint` answer all questions at each number of steps.
+
+    through: the model's codec, if known; it is judged on `every` so many-th picture, for it is slow on a CPU.
+    """
     pictures = {
         n: paint([Order(q.prompt, q.seed, n, GUIDANCE) for q in questions], f"{name}, {n} steps")
         for n in steps
@@ -55,7 +59,7 @@ def sit(
     return Answered(
         questions,
         tally(marker.marks(clean, questions)),
-        tally(marker.marks(through(clean), questions)) if through else None,
+        tally(marker.marks(through(clean[::every]), questions[::every])) if through else None,
         {n: tally(marker.marks(pictures[n], questions)) for n in steps},
         {n: finish.distance(pictures[n], clean) for n in steps},
         finish.distance(again, clean),
