@@ -18,13 +18,16 @@ class Eager:
         self._choices: list[attention.Choice] = []
 
     def program(self, shape: Shape) -> Step:
+        """To be recorded, once: with its attention kernels pinned."""
         return self._pinned.get(shape) or self._program.of(shape)
 
     def slots(self, shape: Shape) -> Batch | None:
         return None
 
     def step(self, shape: Shape, batch: Batch) -> Tensor:
-        advanced: Tensor = self.program(shape)(*batch)
+        # Not the pinned one: pinning is Python's work at every operation, which in a step that is launched
+        # operation by operation costs more than a kernel saves.
+        advanced: Tensor = self._program.of(shape)(*batch)
         return advanced
 
     def warm(self, shape: Shape, build: bool = True) -> None:
