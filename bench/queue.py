@@ -44,13 +44,13 @@ LIMITS = {"queue_max": 1_000_000, "key_queued": 0, "queue_at_once": 4}
 def figures(quick: bool, tick: Tick) -> Result:
     """`python -m bench queue`."""
     given = conditions()
-    seconds, turns = (0.7, 2) if quick else (1.5, 4)
+    seconds, turns = (0.7, 2) if quick else (1.5, 3)
     with ours(ASLEEP, **LIMITS) as server, bare_queue() as bare:
         peers = {OURS: Peer(server, QUEUE), BARE: Peer(bare, "")}
         submits = side_by_side(peers, "submit", (1, 8, 64), seconds, turns, tick)
         polls = side_by_side(peers, "poll", (8, 64), seconds, turns, tick)
         waiting = run(depth(server))
-    live = live_frames(4.0 if quick else 13.0, 2 if quick else 3, tick)
+    live = live_frames(4.0 if quick else 12.0, 2 if quick else 3, tick)
     return Result(
         "queue",
         after(given),
