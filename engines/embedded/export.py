@@ -32,6 +32,9 @@ GOOD_STEPS = 4
 """What the exam holds a model to (bench/exam/bars.py); more are to be no worse, but take longer."""
 
 
+TILE = 176  # pixels; a sheet is in the repository with the weights
+
+
 def pipeline_of(model: Teacher, ae: AutoencoderTiny) -> LatentConsistencyModelPipeline:
     """diffusers' own pipeline around the live modules; no safety checker, nothing but pictures of shapes."""
     pipe = LatentConsistencyModelPipeline(
@@ -127,9 +130,10 @@ def loaded(folder: Path) -> LatentConsistencyModelPipeline:
 
 
 def prompt_sheet(pipe: LatentConsistencyModelPipeline, size: int, seed: int = 1) -> Image.Image:
-    """The suggested prompts, four steps each, six to a row."""
+    """The suggested prompts, four steps each, six to a row, no tile wider than TILE."""
     pictures = draw_prompts(pipe, list(PROMPTS), size, 4, seed)
-    return contact_sheet(pictures, list(PROMPTS), 6)
+    side = min(size, TILE)
+    return contact_sheet([picture.resize((side, side)) for picture in pictures], list(PROMPTS), 6)
 
 
 def install(source: Path, target: Path) -> None:
