@@ -46,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--backend", default="auto", help="auto, eager, inductor or tensorrt")
     parser.add_argument("--compile-mode", default="default", help="default or max-autotune-no-cudagraphs")
     parser.add_argument("--quick-start", action="store_true", help="compile blocks before the first picture")
+    parser.add_argument("--search", action="store_true", help="cuDNN times its algorithms at the start")
     parser.add_argument("--builds", type=Path, help="folder that keeps what back ends build")
     parser.add_argument("--vae", default="auto")
     parser.add_argument("--lora", default="", help="LCM-LoRA of a base model")
@@ -83,6 +84,7 @@ def _pipeline(options: argparse.Namespace) -> Any:
         mode=options.compile_mode,
         builds=options.builds,
         quick=options.quick_start,
+        search=options.search,
         vae=options.vae,
         lora=options.lora,
         cache_bytes=options.cache_bytes,

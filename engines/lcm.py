@@ -72,6 +72,7 @@ class Lcm:
     mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
     builds: Path | None = None  # folder that keeps builds; None: none is kept
     background: int = 1  # builds at a time beside traffic; if builds are kept
+    search: bool = False  # cuDNN times its algorithms at the start, for the model's own size
     quick: bool = False  # until something is built whole, compile its blocks before the first picture
     lora: str = ""  # the LCM-LoRA of a base model; "" = its own or the published one
 
@@ -142,6 +143,16 @@ class Lcm:
 
     def warm(self, progress: Report) -> None:
         """A step of every bucket and a decode, so that the first visitor does not pay for first calls."""
+        if self.at.type == "cuda":
+            # What a convolution runs with first, searched or not, its thread keeps for that size. So the
+            # search ends here: later sizes are not searched for while somebody waits.
+            torch.backends.cudnn.benchmark = self.search
+        try:
+            self._warm(progress)
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    def _warm(self, progress: Report) -> None:
         side = self.models[0].native
         for codec in dict.fromkeys((self.codec, self.tiny)):
             with self.streams.entering():

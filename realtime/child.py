@@ -153,7 +153,11 @@ def command(settings: Settings, **further: int) -> list[str]:
         "cache-bytes": settings.cache_bytes,
     }
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    switches = {"--deterministic": settings.deterministic, "--quick-start": settings.quick_start}
+    switches = {
+        "--deterministic": settings.deterministic,
+        "--quick-start": settings.quick_start,
+        "--search": settings.search,
+    }
     return [sys.executable, "-P", "-m", "engines", *options, *(name for name, on in switches.items() if on)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,13 +15,22 @@ from engines.backends.graphs import Graphs
 
 
 def searched(lab: Lab, rows: int) -> dict[str, Any]:
-    """A compiled call whose convolutions cuDNN has searched algorithms for, captured again."""
+    """A compiled call whose convolutions cuDNN has searched algorithms for, captured again.
+
+    On a thread of its own: what a convolution ran with first is what its thread keeps, searched or not
+    (`thread_local benchmark_cache`, torch's Conv_v8.cpp).
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_searched, lab, rows).result()
+
+
+def _searched(lab: Lab, rows: int) -> dict[str, Any]:
     subject = lab.subject
     shape = subject.shape(rows)
-    subject.ways.run("inductor", shape, build=False)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
+        subject.ways.run("inductor", shape, build=False)
         backend = Graphs(subject.ways.backend("inductor"), subject.program)
         backend.warm(shape, build=False)
         batch = subject.program.sample(shape)

@@ -76,8 +76,7 @@ def make(
 
     kind = program.device.type
     if kind == "cuda":
-        # Who asks for float32 gets it; cuDNN's default is TF32. Its `benchmark` stays off: it takes seconds
-        # a shape, and another algorithm at the next start makes other last bits.
+        # Who asks for float32 gets it; cuDNN's default is TF32.
         torch.backends.cudnn.allow_tf32 = False
     if name not in NAMES:
         raise ValueError(f"back end {name} is not known; {', '.join(NAMES)} are")
