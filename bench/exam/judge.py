@@ -92,7 +92,8 @@ def _landscape(read: dict[str, str], asked: dict[str, str]) -> Marks:
 def _thing(seen: Seen, scene: Still) -> Marks:
     asked = scene.things[0]
     if not seen.things:
-        return dict.fromkeys(("object colour", "colour at its place", "position", "shape", "size"), False)
+        names = ("object colour", "colour at its place", "position", "shape", "size", "one thing only")
+        return dict.fromkeys(names, False)
     first = seen.things[0]
     return {
         "object colour": first.colour == asked.colour,
