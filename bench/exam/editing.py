@@ -142,13 +142,12 @@ def png_levels(pictures: Tensor) -> Tensor:
 
 
 def hole(scene: Still, side: int) -> Tensor:
-    """A square around the thing, in whole cells of the codec and a cell away from the border: [1, S, S]."""
+    """A square over the thing, wherever chance puts it, and its shadow, in whole cells: [1, S, S]."""
     x, y, radius = place_of(scene, 0)
-    cells = side // 8
+    cells, reach = side // 8, 1.1 * radius + 0.08
     mask = torch.zeros(1, side, side)
     (left, right), (top, bottom) = (
-        (max(1, int((at - 1.25 * radius) * cells)), min(cells - 1, int((at + 1.25 * radius) * cells) + 1))
-        for at in (x, y)
+        (max(0, int((at - reach) * cells)), min(cells, int((at + reach) * cells) + 1)) for at in (x, y)
     )
     mask[:, 8 * top : 8 * bottom, 8 * left : 8 * right] = 1
     return mask
