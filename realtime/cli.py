@@ -85,7 +85,7 @@ def serve(
         _stop(str(error))
     screen = Screen(Console(stderr=False), url=server.url(wanted, listener), model=wanted.model)
     running = server.Server(wanted, on_start=screen.start, on_change=screen.update)
-    server.collect_seldom()
+    server.spare_collections()
     with screen:
         try:
             running.run(sockets=[listener])

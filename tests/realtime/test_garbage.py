@@ -1,4 +1,4 @@
-"""`server.collect_seldom` rests on this: what is done for a frame is undone when its last name goes."""
+"""What is done for a frame is undone when its last name goes: collections have nothing to do for it."""
 
 from __future__ import annotations
 
