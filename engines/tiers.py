@@ -14,7 +14,7 @@ from engines.cost import Cost
 from engines.mailbox import Request
 from engines.schedule import Admission, Call, Schedule
 
-SHARE = 1 / 24  # of the device, for the background while live requests would take all of it
+SHARE = 1 / 32  # of the device, for the background while live requests would take all of it
 SHORT = 1.25  # times the shortest call of its lane: a background call while live requests are about
 QUIET_S = 2.0  # after the last live request nobody is about any more
 
