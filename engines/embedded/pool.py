@@ -68,6 +68,7 @@ class Pool:
         self._feed: Feed | None = None
         self._kept: list[Tensor] = []  # latents, ids, labels, with room for more
         self._count = 0
+        self._taken = 0  # scenes in all; some may be on their way from waiting to kept
         self.use(rng, generator)
 
     def use(self, rng: Random, generator: Generator) -> None:
@@ -86,7 +87,7 @@ class Pool:
     def __len__(self) -> int:
         """Scenes, encoded or not."""
         with self._lock:
-            return self._count + BLOCK * len(self._waiting)
+            return self._taken
 
     def grow(self) -> None:
         """BLOCK new random scenes, drawn here and now."""
@@ -121,7 +122,8 @@ class Pool:
         moved = Block(*(tensor.to(self.device) for tensor in block))
         with self._lock:
             self._waiting.append(moved)
-        return len(self)
+            self._taken += BLOCK
+            return self._taken
 
     @torch.no_grad()
     def encode(self) -> None:
@@ -151,8 +153,7 @@ class Pool:
             self._kept = wider
         for column, more in zip(self._kept, fresh, strict=True):
             column[self._count : count] = more
-        with self._lock:
-            self._count = count
+        self._count = count
 
     def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """(latents [count, 4, h, w] float32, caption ids [count, tokens] int64, labels [count, A] int64).
@@ -174,3 +175,4 @@ class Pool:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept, self._count, self._waiting = [], 0, []
         self._add([state[key].to(self.device) for key in ("latents", "ids", "labels")])
+        self._taken = self._count
