@@ -185,6 +185,21 @@ class Training:
             budget = left * SHARES[name] / sum(SHARES[stage] for stage in ahead)
         return Loop(self.folder, name, steps, parts, rng, generator, budget_s=budget)
 
+    def _learning(
+        self, loss: Callable[[], Tensor], optimiser: Pair, average: Average, generator: Generator
+    ) -> Recorded:
+        """One step on whatever is in the slots that `loss` reads."""
+
+        def work() -> Tensor:
+            with autocast(self.preset):
+                found = loss()
+            found.backward()
+            optimiser.step()
+            average.update()
+            return found
+
+        return Recorded(work, generator, self.quiet)
+
     def autoencoder(self) -> AutoencoderTiny:
         """Stage 0. The averaged codec with `scaling_factor` set to 1 / std of the latents."""
         preset, lessons = self.preset, self.lessons
@@ -276,16 +291,11 @@ class Training:
 
         slots = pool.batch(preset.read_batch)
 
-        def work() -> Tensor:
+        def loss() -> Tensor:
             latents, ids, labels = slots
-            with autocast(preset):
-                loss = reading_loss(teacher.text_encoder, reader, ids, latents, labels)
-            loss.backward()
-            optimiser.step()
-            average.update()
-            return loss
+            return reading_loss(teacher.text_encoder, reader, ids, latents, labels)
 
-        learn = Recorded(work, generator, self.quiet)
+        learn = self._learning(loss, optimiser, average, generator)
 
         def take(step: int, progress: float) -> Tensor:
             optimiser.at(cosine(step, progress, preset.read_rate, preset.read_steps))
@@ -317,17 +327,12 @@ class Training:
         forward, blank = compiled(preset, teacher.unet), ids_of(preset, [""])[0]
         slots = pool.batch(preset.batch)
 
-        def work() -> Tensor:
+        def loss() -> Tensor:
             latents, ids, _ = slots
             ids = drop_captions(ids, blank, generator)
-            with autocast(preset):
-                loss = diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
-            loss.backward()
-            optimiser.step()
-            average.update()
-            return loss
+            return diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
 
-        learn = Recorded(work, generator, self.quiet)
+        learn = self._learning(loss, optimiser, average, generator)
 
         def take(step: int, progress: float) -> Tensor:
             if not preset.workers and step * preset.fresh % BLOCK < preset.fresh:
@@ -361,18 +366,13 @@ class Training:
         blank = embeds_of(teacher.text_encoder, ids_of(preset, [""]))
         slots = pool.batch(preset.lcd_batch)
 
-        def work() -> Tensor:
+        def loss() -> Tensor:
             latents, ids, _ = slots
             average.copy_to(shadow)
-            with autocast(preset):
-                embeds = embeds_of(teacher.text_encoder, ids)
-                loss = distillation_loss(*fast, embeds, blank, latents, generator)
-            loss.backward()
-            optimiser.step()
-            average.update()
-            return loss
+            embeds = embeds_of(teacher.text_encoder, ids)
+            return distillation_loss(*fast, embeds, blank, latents, generator)
 
-        learn = Recorded(work, generator, self.quiet)
+        learn = self._learning(loss, optimiser, average, generator)
 
         def take(step: int, progress: float) -> Tensor:
             optimiser.at(cosine(step, progress, preset.lcd_rate, preset.lcd_steps, 30))
