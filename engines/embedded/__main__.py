@@ -18,7 +18,9 @@ WORK = Path(__file__).resolve().parent / ".embedded"
 def train(preset: Preset, folder: Path, minutes: float | None, start: Path | None) -> None:
     """All stages, resuming from whatever `folder` holds, then the exported model in `folder`/weights."""
     from engines.embedded import export, training
+    from engines.embedded.together import join, rank
 
+    join()
     tune(preset)
     folder.mkdir(parents=True, exist_ok=True)
     seconds = None if minutes is None else 60 * minutes
@@ -38,6 +40,8 @@ def train(preset: Preset, folder: Path, minutes: float | None, start: Path | Non
         return draw
 
     student, ae = run.run(look)
+    if rank():
+        return
     export.export(student, ae, folder / "weights", preset.size)
     measure(folder / "weights", preset.evaluate, preset.device)
 
@@ -89,7 +93,9 @@ def main() -> None:
             command.add_argument(
                 "--minutes", type=float, help="of the clock, for everything, instead of the preset's steps"
             )
-            command.add_argument("--start", type=Path, help="exported weights to train further")
+            command.add_argument(
+                "--start", type=Path, help="an earlier run, or exported weights, to train further"
+            )
     command = commands.add_parser("evaluate", help="pixel tests of exported weights")
     command.add_argument("--weights", type=Path, default=WEIGHTS)
     command.add_argument(

@@ -13,6 +13,8 @@ from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from engines.embedded.scene import ATTRIBUTES
+
 TIMESTEPS = 1000
 GUIDANCE_DIM = 256
 
@@ -110,15 +112,30 @@ def drop_captions(ids: Tensor, blank: Tensor, generator: Generator, share: float
     return torch.where(dropped.to(ids.device), blank, ids)
 
 
+def attention_to(labels: Tensor, side: int) -> Tensor:
+    """How much each cell counts in a loss: 1, and up to 6 about the eyes and mouth of portraits.
+
+    These are few cells: weighed like the rest, half a million pictures taught no colour of eyes. The weight
+    follows from the kind of scene alone, which captions tell, so that the best answer stays the mean of what
+    is possible. labels: as labels_of. Returns [B, 1, side, side] float32.
+    """
+    at = (torch.arange(side, device=labels.device) + 0.5) / side
+    face = torch.exp(-0.5 * (((at - 0.5) / 0.15) ** 2 + ((at[:, None] - 0.52) / 0.14) ** 2))
+    portrait = labels[:, 0] == ATTRIBUTES["kind"].index("portrait")
+    return 1 + 5 * face * portrait.view(-1, 1, 1, 1)
+
+
 def diffusion_loss(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     latents: Tensor,
     ids: Tensor,
+    labels: Tensor,
     generator: Generator,
 ) -> Tensor:
-    """Mean squared error of v. latents: [B, 4, h, w] float32 of unit scale; ids: [B, L] int64.
+    """Mean squared error of v, weighed by `attention_to`.
 
+    latents: [B, 4, h, w] float32 of unit scale; ids: [B, L] int64; labels: as labels_of.
     Source: Salimans & Ho 2022 (arXiv 2202.00512), v = alpha * noise - sigma * x.
     """
     signal, sigma = signal_and_noise(latents.device)
@@ -128,4 +145,6 @@ def diffusion_loss(
     target = signal[t] * noise - sigma[t] * latents
     noisy = noisy.contiguous(memory_format=torch.channels_last)
     guess = unet(noisy, t, text_encoder(ids).last_hidden_state).sample
-    return F.mse_loss(guess.float(), target)
+    return (
+        F.mse_loss(guess.float(), target, reduction="none") * attention_to(labels, latents.shape[-1])
+    ).mean()

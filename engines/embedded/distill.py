@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator, Tensor
 
-from engines.embedded.diffusion import GUIDANCE_DIM, TIMESTEPS, signal_and_noise
+from engines.embedded.diffusion import GUIDANCE_DIM, TIMESTEPS, attention_to, signal_and_noise
 
 SKIP = 20
 MAX_W = 7.5  # the pipeline's default guidance scale 8.5 is w = 7.5
@@ -62,11 +62,13 @@ def distillation_loss(
     embeds: Tensor,
     blank: Tensor,
     latents: Tensor,
+    labels: Tensor,
     generator: Generator,
 ) -> Tensor:
-    """Pseudo-Huber distance of student and target. embeds: [B, L, D] of the captions; blank: [1, L, D] of "".
+    """Pseudo-Huber distance of student and target, weighed by `attention_to`.
 
-    latents: [B, 4, h, w] float32 of unit scale. Only `student` receives gradients.
+    embeds: [B, L, D] of the captions; blank: [1, L, D] of ""; latents: [B, 4, h, w] float32 of unit scale;
+    labels: as labels_of. Only `student` receives gradients.
     """
     count, device = len(latents), latents.device
     signal, sigma = signal_and_noise(device)
@@ -100,4 +102,5 @@ def distillation_loss(
     answer = student(noisy, t, embeds, timestep_cond=guidance).sample.float()
     error = consistent(noisy, answer, t, signal, sigma) - target
     c = 0.001
-    return (torch.sqrt(error.square() + c * c) - c).mean()
+    distance = torch.sqrt(error.square() + c * c) - c
+    return (distance * attention_to(labels, latents.shape[-1])).mean()

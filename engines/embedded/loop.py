@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor
 
+from engines.embedded.together import agreed, rank
+
 
 class Part(Protocol):
     """Anything a checkpoint holds: a module, an optimiser, an average."""
@@ -84,6 +86,9 @@ class Loop:
         self.progress = state["progress"]
         self.rng.setstate(state["rng"])
         self.generator.set_state(state["generator"])
+        if rank():  # the checkpoint is the first process's: others must not draw what it draws
+            self.rng.seed(f"{rank()} {self.step}")
+            self.generator.manual_seed(self.rng.getrandbits(32))
 
     def save(self) -> None:
         state = {
@@ -115,7 +120,7 @@ class Loop:
         saved = spoken = began = time.monotonic()
         first, before = self.step, self.progress
         cpu, losses = time.process_time(), []
-        with Progress(*columns, TextColumn("{task.fields[loss]}")) as progress:
+        with Progress(*columns, TextColumn("{task.fields[loss]}"), disable=rank() > 0) as progress:
             bar = progress.add_task(self.name, total=100, completed=100 * self.progress, loss="")
             while not self.done:
                 losses.append(take(self.step, self.progress).detach())
@@ -124,14 +129,14 @@ class Loop:
                     self.progress = self.step / self.steps
                 else:
                     passed = (time.monotonic() - began) / max(self.budget_s, 1e-3)
-                    self.progress = min(1.0, before + (1.0 - before) * passed)
+                    self.progress = agreed(min(1.0, before + (1.0 - before) * passed))
                 if len(losses) == 20 or self.done:
                     self.losses.append((self.step, float(torch.stack(losses).float().mean())))
                     losses = []
                     said = f"loss {self.losses[-1][1]:.4f}"
                     progress.update(bar, completed=100 * self.progress, loss=said)
                 now = time.monotonic()
-                if not progress.console.is_terminal and now - spoken > 20 and self.losses:
+                if not progress.console.is_terminal and now - spoken > 20 and self.losses and not rank():
                     spoken, gone = now, max(self.progress - before, 1e-6)
                     left = (1.0 - self.progress) * (now - began) / gone / 60
                     pace = (self.step - first) / (now - began)
@@ -144,7 +149,8 @@ class Loop:
                 if now - saved > self.every_s or self.done:
                     used = time.process_time()
                     self.seconds, cpu = self.seconds + used - cpu, used
-                    self.save()
-                    if look is not None:
-                        look(self.step)
+                    if not rank():
+                        self.save()
+                        if look is not None:
+                            look(self.step)
                     saved, cpu = time.monotonic(), time.process_time()

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from engines.embedded.together import mean_gradients
+
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrices (singular values about 1): [N, rows, cols], bfloat16 out."""
@@ -119,6 +121,7 @@ class Pair:
                     group["lr"] = lr
 
     def step(self, clip: float = 1.0) -> None:
+        mean_gradients(self.params)
         torch.nn.utils.clip_grad_norm_(self.params, clip)
         for part in self.parts:
             part.step()

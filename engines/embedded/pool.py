@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from engines.embedded.captions import caption, lexicon
 from engines.embedded.painters import Feed, paint
 from engines.embedded.reading import labels_of
 from engines.embedded.render import render
-from engines.embedded.scene import random_scene
+from engines.embedded.scene import SHARES, random_scene
 from engines.embedded.vocabulary import token_ids, tokenizer_for
 
 if TYPE_CHECKING:  # painters need no diffusers, and each imports this
@@ -43,8 +43,10 @@ def tokenizer(max_tokens: int) -> CLIPTokenizer:
     return tokenizer_for(lexicon(), max_tokens)
 
 
-def drawn(size: int, max_tokens: int, rng: Random, generator: Generator) -> Block:
-    scenes = [random_scene(rng) for _ in range(BLOCK)]
+def drawn(
+    size: int, max_tokens: int, shares: Mapping[str, float], rng: Random, generator: Generator
+) -> Block:
+    scenes = [random_scene(rng, shares=shares) for _ in range(BLOCK)]
     words = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
     ids = torch.tensor(token_ids(tokenizer(max_tokens), words), dtype=torch.int16)
     pictures = render(scenes, size, generator).mul(255).round().byte()
@@ -58,11 +60,18 @@ class Pool:
     """
 
     def __init__(
-        self, size: int, max_tokens: int, rng: Random, generator: Generator, device: str, workers: int
+        self,
+        size: int,
+        max_tokens: int,
+        rng: Random,
+        generator: Generator,
+        device: str,
+        workers: int,
+        shares: Mapping[str, float] = SHARES,
     ):
         self.ae: AutoencoderTiny | None = None  # set once it is trained
         self.device, self.workers = device, workers
-        self._draw = functools.partial(drawn, size, max_tokens)
+        self._draw = functools.partial(drawn, size, max_tokens, shares)
         self._lock = threading.Lock()
         self._waiting: list[Block] = []
         self._feed: Feed | None = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from engines.embedded.scene import SHARES
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Preset:
     polish_steps: int = 0
     evaluate: int = 96  # captions per step count in the final table
     look_steps: tuple[int, ...] = (2,)  # step counts on the sample sheet at each checkpoint
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)  # of each kind of scene
 
 
 CPU = Preset(
@@ -124,22 +128,23 @@ GPU = Preset(
     evaluate=24,  # for a first look; the exam is bench's
 )
 
-# An hour or so on from what a GPU has learned, where none is at hand any more.
+# An hour or two on from what a GPU has learned, where none is at hand any more, with more of what is hard.
 FURTHER = replace(
     GPU,
     name="further",
     device="cpu",
     threads=1,
     workers=0,
-    pool=3_000,
+    pool=2_000,
     fresh=2,
-    steps=800,
-    rate=8e-4,
-    batch=32,
-    ema=0.99,
-    lcd_steps=400,
-    lcd_batch=24,
+    steps=4_000,
+    rate=1.2e-3,
+    batch=20,  # of each process
+    ema=0.995,
+    lcd_steps=1_000,
+    lcd_batch=16,
     lcd_rate=3e-4,
+    shares={"thing": 0.24, "pair": 0.22, "group": 0.16, "landscape": 0.13, "portrait": 0.25},
 )
 
 SMOKE = Preset(

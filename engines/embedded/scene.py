@@ -6,7 +6,7 @@ A scene is complete (every field has a value); a caption may name only some of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -235,13 +235,15 @@ def _group(rng: Random) -> Group:
     return Group(rng.choice(SHAPES), colour, rng.choice(COUNTS), background)
 
 
-_SHARES: dict[Callable[[Random], Scene], float] = {
-    lambda rng: _still(rng, 1): 0.36,
-    lambda rng: _still(rng, 2): 0.12,
-    _group: 0.09,
-    _landscape: 0.22,
-    random_portrait: 0.21,
+_KINDS: dict[str, Callable[[Random], Scene]] = {
+    "thing": lambda rng: _still(rng, 1),
+    "pair": lambda rng: _still(rng, 2),
+    "group": _group,
+    "landscape": _landscape,
+    "portrait": random_portrait,
 }
+SHARES: dict[str, float] = {"thing": 0.36, "pair": 0.12, "group": 0.09, "landscape": 0.22, "portrait": 0.21}
+"""How often each kind of scene is drawn."""
 
 
 def _styled(scene: Scene, rng: Random) -> Scene:
@@ -254,12 +256,12 @@ def _styled(scene: Scene, rng: Random) -> Scene:
     return replace(scene, style=rng.choice([style for style in STYLES if style not in barred]))
 
 
-def random_scene(rng: Random, held_out: bool = False) -> Scene:
-    """A scene of a kind drawn by _SHARES; 15 % of them in a style.
+def random_scene(rng: Random, held_out: bool = False, shares: Mapping[str, float] = SHARES) -> Scene:
+    """A scene of a kind drawn by `shares` (keys of SHARES); 15 % of them in a style.
 
     Training draws never show what is_held_out names; `held_out` draws show nothing else.
     """
-    kind = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))[0]
+    kind = _KINDS[rng.choices(tuple(shares), tuple(shares.values()))[0]]
     scene = kind(rng)
     while is_held_out(scene) != held_out:
         scene = kind(rng)

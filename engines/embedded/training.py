@@ -29,6 +29,7 @@ from engines.embedded.pool import BLOCK, Pool, tokenizer
 from engines.embedded.presets import Preset
 from engines.embedded.reading import Reader, reading_loss
 from engines.embedded.recorded import Recorded
+from engines.embedded.together import rank
 from engines.embedded.vocabulary import token_ids
 
 Look = Callable[["Teacher", int], None]
@@ -85,10 +86,26 @@ def new_teacher(preset: Preset) -> Teacher:
     return Teacher(words, text_encoder.to(preset.device), unet.to(preset.device))
 
 
-def new_student(teacher: Teacher) -> UNet2DConditionModel:
+def new_student(teacher: Teacher, start: Path | None = None) -> UNet2DConditionModel:
+    """The teacher, ready to be told a guidance; and what the student of an earlier run `start` had learned
+    beyond its own teacher: most of a distillation carries over."""
     student = copy.deepcopy(teacher.unet).requires_grad_(True)
-    torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
+    if start is None:
+        torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
+        return student
+    before, after = (averaged(start / f"{stage}.pt") for stage in ("teacher", "student"))
+    with torch.no_grad():
+        for p, old, new in zip(student.parameters(), before, after, strict=False):
+            p += (new - old).to(p.device)  # the UNet comes first in a teacher's average
     return student
+
+
+def averaged(checkpoint: Path) -> list[Tensor]:
+    """The averaged parameters of a stage."""
+    values: list[Tensor] = torch.load(checkpoint, weights_only=False, map_location="cpu")["parts"]["ema"][
+        "values"
+    ]
+    return values
 
 
 def compiled(preset: Preset, model: Any) -> Any:
@@ -97,7 +114,8 @@ def compiled(preset: Preset, model: Any) -> Any:
 
 def dice(preset: Preset, stage: int) -> tuple[Random, Generator]:
     """The two sources of chance of one stage; the second draws on the preset's device."""
-    return Random(preset.seed + stage), Generator(preset.device).manual_seed(preset.seed + stage)
+    seed = preset.seed + stage + 1000 * rank()
+    return Random(seed), Generator(preset.device).manual_seed(seed)
 
 
 def ids_of(preset: Preset, captions: list[str]) -> Tensor:
@@ -150,8 +168,13 @@ class Training:
         start: Path | None = None,
     ) -> None:
         """seconds: of the clock, for everything; None: as many as the preset's steps take.
-        start: exported weights of the preset's sizes, whose codec is kept and whose UNet is trained on."""
+        start: an earlier run's folder or exported weights, of the preset's sizes. Its codec is kept. Of a run
+        the teacher is trained on, and the student after it; weights have but one UNet, and that serves as the
+        teacher."""
         self.preset, self.folder, self.start = preset, folder, start
+        self.earlier: Path | None = None
+        if start is not None and (start / "student.pt").exists():
+            self.start, self.earlier = start / "weights", start
         self.skipped = ("autoencoder", "text", "polish") if start else ()
         self._until = None if seconds is None else time.monotonic() + seconds
         share = 0 if start else preset.workers // 3
@@ -159,7 +182,12 @@ class Training:
             preset.ae_batch // preset.ae_crops, preset.size, *dice(preset, 0), preset.device, share
         )
         self.pool = Pool(
-            preset.size, preset.max_tokens, *dice(preset, 7), preset.device, preset.workers - share
+            preset.size,
+            preset.max_tokens,
+            *dice(preset, 7),
+            preset.device,
+            preset.workers - share,
+            preset.shares,
         )
 
     def run(self, look: Callable[[str, AutoencoderTiny], Look]) -> tuple[Teacher, AutoencoderTiny]:
@@ -316,6 +344,10 @@ class Training:
             for module, name in ((teacher.unet, "unet"), (teacher.text_encoder, "text_encoder")):
                 module.load_state_dict(type(module).from_pretrained(self.start / name).state_dict())
         modules = torch.nn.ModuleList([teacher.unet, teacher.text_encoder])
+        if self.earlier is not None:
+            with torch.no_grad():
+                for p, value in zip(modules.parameters(), averaged(self.earlier / "teacher.pt"), strict=True):
+                    p.copy_(value)
         # The guidance input is zero until distillation, and conditioning on it costs nothing here.
         optimiser, average = Pair(modules), Average(modules, preset.ema)
         rng, generator = dice(preset, 3)
@@ -328,9 +360,9 @@ class Training:
         slots = pool.batch(preset.batch)
 
         def loss() -> Tensor:
-            latents, ids, _ = slots
+            latents, ids, labels = slots
             ids = drop_captions(ids, blank, generator)
-            return diffusion_loss(forward, teacher.text_encoder, latents, ids, generator)
+            return diffusion_loss(forward, teacher.text_encoder, latents, ids, labels, generator)
 
         learn = self._learning(loss, optimiser, average, generator)
 
@@ -355,7 +387,7 @@ class Training:
     def student(self, teacher: Teacher, look: Look) -> Teacher:
         """Stage 3. The teacher's text encoder with the student's averaged UNet."""
         preset, pool = self.preset, self.pool
-        student = new_student(teacher)
+        student = new_student(teacher, self.earlier)
         optimiser, average = Pair([student]), Average(student, preset.lcd_ema)
         shadow = copy.deepcopy(student).requires_grad_(False)
         rng, generator = dice(preset, 4)
@@ -367,10 +399,10 @@ class Training:
         slots = pool.batch(preset.lcd_batch)
 
         def loss() -> Tensor:
-            latents, ids, _ = slots
+            latents, ids, labels = slots
             average.copy_to(shadow)
             embeds = embeds_of(teacher.text_encoder, ids)
-            return distillation_loss(*fast, embeds, blank, latents, generator)
+            return distillation_loss(*fast, embeds, blank, latents, labels, generator)
 
         learn = self._learning(loss, optimiser, average, generator)
 

@@ -108,6 +108,15 @@ def test_kinds_and_styles_come_in_their_shares():
     assert abs(sum(named["style"] != "none" for named in scenes) / len(scenes) - 0.15) < 0.02
 
 
+def test_a_training_may_draw_other_shares_of_kinds_but_never_what_is_held_out():
+    rng = Random(12)
+    scenes = [random_scene(rng, shares={"pair": 0.75, "portrait": 0.25}) for _ in range(4000)]
+    kinds = Counter(attributes(scene)["kind"] for scene in scenes)
+    assert set(kinds) == {"pair", "portrait"}
+    assert abs(kinds["pair"] / len(scenes) - 0.75) < 0.03
+    assert not any(is_held_out(scene) for scene in scenes)
+
+
 def test_no_style_outlines_every_drop_of_the_weather():
     for scene in drawn(10_000, seed=11):
         if isinstance(scene, Landscape) and scene.weather is not None:

@@ -13,13 +13,22 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline
 
-from engines.embedded.diffusion import lcm_scheduler, random_timesteps, signal_and_noise
+from engines.embedded.diffusion import (
+    attention_to,
+    diffusion_loss,
+    lcm_scheduler,
+    random_timesteps,
+    signal_and_noise,
+)
 from engines.embedded.distill import boundary_scalings, guidance_embedding
 from engines.embedded.export import export
 from engines.embedded.loop import Loop
 from engines.embedded.optimiser import Pair, cosine, orthogonalised
+from engines.embedded.person import Portrait
 from engines.embedded.presets import SMOKE
-from engines.embedded.training import SHARES, Training, new_autoencoder, new_teacher
+from engines.embedded.reading import labels_of
+from engines.embedded.scene import Still, Thing
+from engines.embedded.training import SHARES, Training, ids_of, new_autoencoder, new_teacher
 
 
 @pytest.mark.timeout(180)
@@ -171,6 +180,61 @@ def test_training_goes_on_from_exported_weights(tmp_path):
         if "cond_proj" not in name:
             torch.testing.assert_close(student.unet.state_dict()[name], value, atol=1e-3, rtol=1e-3)
     assert not (tmp_path / "run" / "autoencoder.pt").exists()
+
+
+def test_training_goes_on_from_an_earlier_run_with_its_teacher_and_what_its_student_knew_beyond(tmp_path):
+    """Learning rates of nothing: what comes out is what went in, of both stages."""
+    torch.manual_seed(0)
+    first, ae = new_teacher(SMOKE), new_autoencoder(SMOKE)
+    earlier, run = tmp_path / "earlier", tmp_path / "run"
+    for folder in (earlier, run):
+        folder.mkdir()
+    changed = copy.deepcopy(first)
+    with torch.no_grad():
+        for p in changed.unet.parameters():
+            p += 0.01
+    export(changed, ae, earlier / "weights", SMOKE.size)
+    taught = [*first.unet.parameters(), *first.text_encoder.parameters()]
+    for stage, values in (("teacher", taught), ("student", list(changed.unet.parameters()))):
+        torch.save({"parts": {"ema": {"steps": 1, "values": values}}}, earlier / f"{stage}.pt")
+    preset = replace(SMOKE, steps=1, rate=0.0, lcd_steps=1, lcd_rate=0.0)
+    looks = {}
+
+    def look(stage, ae):
+        return lambda model, step: looks.update({stage: copy.deepcopy(model.unet.state_dict())})
+
+    Training(preset, run, start=earlier).run(look)
+    for stage, unet in (("teacher", first.unet), ("student", changed.unet)):
+        for name, value in unet.state_dict().items():
+            torch.testing.assert_close(looks[stage][name], value, atol=1e-5, rtol=1e-5, msg=f"{stage} {name}")
+
+
+PERSON = Portrait("woman", "tan", "long", "black", "green", "red", "blue", expression="sad")
+CIRCLE = Still((Thing("circle", "red"),), "blue")
+
+
+def test_a_loss_looks_closer_at_the_eyes_and_mouths_of_portraits_only():
+    person, circle = attention_to(labels_of([PERSON, CIRCLE]), 32)
+    assert torch.equal(circle, torch.ones(1, 32, 32))
+    assert float(person[0, 14:20, 12:20].min()) > 3.5, "eyes and mouth"
+    assert float(person[0, :2].max()) < 1.1, "the ground above the head"
+
+
+def test_an_error_in_a_face_counts_for_more_than_as_large_a_one_beside_it():
+    torch.manual_seed(0)
+    teacher = new_teacher(SMOKE)
+    ids = ids_of(SMOKE, ["a woman"])
+    latents = torch.zeros(1, 4, 8, 8)
+
+    def loss(at: int, scene) -> float:
+        wrong = latents.clone()
+        wrong[..., at, at] = 100.0  # far more than an untrained model's own error
+        labels, generator = labels_of([scene]), torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            return float(diffusion_loss(teacher.unet, teacher.text_encoder, wrong, ids, labels, generator))
+
+    assert loss(4, PERSON) > 2 * loss(0, PERSON)
+    assert loss(4, CIRCLE) < 1.5 * loss(0, CIRCLE)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
