@@ -20,8 +20,10 @@ from engines import device as devices
 from engines import model as weights
 from engines import sampler
 from engines.backends import make
+from engines.backends.graphs import Cuda, Graphs
 from engines.backends.store import Store
 from engines.cache import Cache
+from engines.decoder import Decoder
 from engines.denoiser import Denoiser, LcmRow
 from engines.hub import Report
 from engines.messages import Job, Model
@@ -30,7 +32,7 @@ from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, 
 from engines.safety import Safety
 from engines.streams import Mark, Streams
 from engines.text import Text
-from engines.vae import Posterior, Vae, levels
+from engines.vae import Posterior, Vae
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
 MAX_STEPS = 12
@@ -117,6 +119,8 @@ class Lcm:
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
         self.codec = Vae(loaded.vae, loaded.scale)
         self.tiny = self.codec if loaded.vae_tiny is None else Vae(loaded.vae_tiny, loaded.scale)
+        recorder = Cuda(self.at) if isinstance(self.denoiser.backend, Graphs) else None
+        self.decoders = {codec: Decoder(codec, recorder) for codec in (self.codec, self.tiny)}
         self.safety = None
         if loaded.safety_checker is not None:
             self.safety = Safety(loaded.safety_checker, loaded.feature_extractor)
@@ -340,6 +344,8 @@ class Lcm:
         """On the step loop's thread, which is the back end's."""
         self._short = False
         self.denoiser.backend.relieve()
+        for decoder in self.decoders.values():
+            decoder.relieve()
         devices.release(self.at)
 
     def decode(self, rows: Sequence[LcmRow | Finished]) -> list[Pixels | Fault]:
@@ -382,12 +388,10 @@ class Lcm:
         self, codec: Vae, latents: list[Tensor], after: Mark | None = None
     ) -> tuple[list[Pixels], list[bool]]:
         """Latents [C, h, w] to pictures in host memory, and which came of finite numbers. Any thread."""
+        height, width = (side * codec.scale for side in latents[0].shape[-2:])
         with self.streams.leaving(latents, after):
-            stacked = torch.stack(latents)
-            decoded = codec.decode(stacked)
-            sound = stacked.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
-            pictures, sound = self.streams.home(levels(decoded), sound)
-        return list(pictures.numpy()), sound.tolist()
+            told = self.streams.home(self.decoders[codec](latents))[0].numpy()
+        return [row[:-1].reshape(height, width, 3) for row in told], told[:, -1].astype(bool).tolist()
 
     def peek(self, row: LcmRow) -> tuple[Tensor, Mark]:
         """[C, h, w]: the estimate of the step just done."""
@@ -425,6 +429,7 @@ class Lcm:
     def stats(self) -> dict[str, float]:
         return {
             **self.denoiser.backend.stats(),
+            **self.decoders[self.tiny].stats(),
             **self.text.cache.stats("text"),
             **self.pictures.stats("pictures"),
             **self.posteriors.stats("posteriors"),

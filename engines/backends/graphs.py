@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -57,6 +58,8 @@ class Recorder(Protocol):
 class Cuda:
     """Records on a stream of its own, in one memory pool."""
 
+    _one = threading.Lock()  # at a time: steps and decodes are recorded by threads of their own
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
@@ -73,6 +76,10 @@ class Cuda:
         return made.clone()
 
     def record(self, run: Callable[[], Tensor]) -> CudaGraph:
+        with self._one:
+            return self._recorded(run)
+
+    def _recorded(self, run: Callable[[], Tensor]) -> CudaGraph:
         if not self._alive:  # torch does not take a pool again whose last user has ended
             self._pool = torch.cuda.graph_pool_handle()
         here = torch.cuda.current_stream(self._device)
@@ -95,7 +102,8 @@ class Cuda:
         return recorded
 
     def finish(self) -> None:
-        torch.cuda.synchronize(self._device)
+        with self._one:
+            torch.cuda.synchronize(self._device)
 
 
 class CudaGraph:

@@ -16,40 +16,9 @@ from engines.backends.program import Batch, Program, Shape
 from engines.lcm import Lcm
 from engines.messages import Job
 from tests.engines.backends.small import SHAPE, program
+from tests.engines.backends.tapes import Tapes
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
-
-
-class Tape:
-    """A recording that computes again, into the memory it was recorded into, as a CUDA graph does."""
-
-    def __init__(self, run: Callable[[], Tensor]) -> None:
-        self._run = run
-        self.output = torch.full_like(run(), torch.nan)  # recording computes nothing
-
-    def replay(self) -> None:
-        self.output.copy_(self._run())
-
-
-class Tapes:
-    """A stand-in for CUDA: all at once, on the CPU. `failing`: raised instead of the next recording."""
-
-    def __init__(self) -> None:
-        self.recorded, self.aside_calls, self.finished = 0, 0, 0
-        self.failing: list[RuntimeError] = []
-
-    def aside(self, run: Callable[[], Tensor]) -> Tensor:
-        self.aside_calls += 1
-        return run().clone()
-
-    def record(self, run: Callable[[], Tensor]) -> Tape:
-        if self.failing:
-            raise self.failing.pop()
-        self.recorded += 1
-        return Tape(run)
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 @pytest.fixture(scope="module")

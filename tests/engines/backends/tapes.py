@@ -1,0 +1,42 @@
+"""A stand-in for CUDA graphs: recordings that compute again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Tape:
+    """A recording that computes again, into the memory it was recorded into, as a CUDA graph does."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self._run = run
+        made = run()
+        nothing = torch.nan if made.is_floating_point() else 0
+        self.output = torch.full_like(made, nothing)  # recording computes nothing
+
+    def replay(self) -> None:
+        self.output.copy_(self._run())
+
+
+class Tapes:
+    """A stand-in for CUDA: all at once, on the CPU. `failing`: raised instead of the next recording."""
+
+    def __init__(self) -> None:
+        self.recorded, self.aside_calls, self.finished = 0, 0, 0
+        self.failing: list[RuntimeError] = []
+
+    def aside(self, run: Callable[[], Tensor]) -> Tensor:
+        self.aside_calls += 1
+        return run().clone()
+
+    def record(self, run: Callable[[], Tensor]) -> Tape:
+        if self.failing:
+            raise self.failing.pop()
+        self.recorded += 1
+        return Tape(run)
+
+    def finish(self) -> None:
+        self.finished += 1
