@@ -19,7 +19,8 @@ class Drawing:
 
     submit: Submit
     inputs: Any = None
-    inputs_s: float = 0.0  # decoding the job's image and mask
+    prepared_s: float = 0.0  # on the pool, before its turn: decoding its image and mask
+    ahead: bool = False  # and making its rows
     begun: float = 0.0  # stamp: it was admitted
     rows: list[Row] = field(default_factory=list)
     calls: list[dict[str, float]] = field(default_factory=list)  # UNet calls it had a row in
@@ -76,9 +77,10 @@ class Drawing:
             stage: max(row.timings.get(stage, 0.0) for row in self.rows) for stage in ("text", "vae_encode")
         }
         calls = sum(call["seconds"] for call in self.calls)
+        inputs = self.prepared_s - (sum(once.values()) if self.ahead else 0.0)
         return {
-            "queue": max(0.0, self.begun - self.submit.received - self.inputs_s),
-            "inputs": self.inputs_s,
+            "queue": max(0.0, self.begun - self.submit.received - self.prepared_s),
+            "inputs": max(0.0, inputs),
             **once,
             "steps": self.calls,
             "vae": self.vae_s,

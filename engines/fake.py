@@ -1,11 +1,11 @@
 """A pipeline without a model: real waiting, real pictures, faults on demand. For tests and load runs.
 
 `--model fake` or `--model fake:base_ms=3,row_ms=0.5,vae_ms=0.5,load_s=0,size=128`: one call of bucket B
-takes base_ms + row_ms * B; `overlaps=1` lets decodes run beside calls; `kept_mb=1` lets unchanged frames be
-answered without drawing; `places=64` makes every call that large, more than a real engine's 16, so that the
-gateway and not the device is what a load test finds the end of. A picture is one colour,
-`colour_of(prompt, seed)`, so that an answer that went to the wrong user is seen. Prompts that start with
-these do what they say, at their first step:
+takes base_ms + row_ms * B; `overlaps=1` lets decodes and the making of rows (rows_ms a request) run beside
+calls; `kept_mb=1` lets unchanged frames be answered without drawing; `places=64` makes every call that large,
+more than a real engine's 16, so that the gateway and not the device is what a load test finds the end of. A
+picture is one colour, `colour_of(prompt, seed)`, so that an answer that went to the wrong user is seen.
+Prompts that start with these do what they say, at their first step:
 
     !crash      the process dies            !fault      Fault, for this job alone
     !hang 2     the loop is deaf for 2 s    !raise      an exception nobody expects
@@ -57,6 +57,7 @@ class Fake:
         base_ms: float = 3.0,
         row_ms: float = 0.5,
         vae_ms: float = 0.5,
+        rows_ms: float = 0.0,
         load_s: float = 0.0,
         size: float = 128,
         places: float = 0,
@@ -69,7 +70,7 @@ class Fake:
         fitting = tuple(bucket for bucket in BUCKETS if bucket <= (max_batch or BUCKETS[-1]))
         self.buckets = (int(places),) if places else fitting[-1:] if deterministic else fitting
         self.base_ms, self.row_ms, self.vae_ms, self.load_s = base_ms, row_ms, vae_ms, load_s
-        self.overlaps, self.budget = bool(overlaps), int(kept_mb * 1e6)
+        self.rows_ms, self.overlaps, self.budget = rows_ms, bool(overlaps), int(kept_mb * 1e6)
         side = int(size)
         self.models = [
             Model(
@@ -108,6 +109,8 @@ class Fake:
     def rows(self, job: Job, inputs: Any) -> list[FakeRow]:
         if job.prompt.startswith("!fault"):
             raise Fault("invalid", "this prompt asks for a fault", "prompt")
+        if self.rows_ms:
+            time.sleep(self.rows_ms / 1e3)
         lane, steps, _ = self.lane(job)
         return [FakeRow(job, index, inputs, lane, steps) for index in range(job.count)]
 

@@ -223,7 +223,7 @@ class Lcm:
     def rows(self, job: Job, inputs: Inputs | None) -> list[LcmRow]:
         lane, steps, slots = self.lane(job)
         timings: dict[str, float] = {"text": 0.0, "vae_encode": 0.0, "vae": 0.0}
-        with self._refusing():
+        with self._refusing(), self.streams.entering():
             embedding = self.text.embed(job.prompt, timings)
             negative = self.text.embed(job.negative_prompt, timings, negative=True) if slots == 2 else None
             posterior = None
@@ -255,6 +255,7 @@ class Lcm:
                         sizes=sizes,
                     )
                 )
+            self.streams.lent(tensor for row in rows for tensor in _given(row))
         return rows
 
     def _plan(
@@ -451,6 +452,15 @@ class Lcm:
             self._short = True
             devices.release(self.at)
             raise Fault("out_of_memory", NO_MEMORY) from error
+
+
+def _given(row: LcmRow) -> Iterator[Tensor]:
+    """One tensor of each piece of memory that a new row has."""
+    yield from (row.latents, row.coefficients[0], row.noise[0], row.still[0], row.mask, row.guidance)
+    words = (row.embedding, *(() if row.negative is None else (row.negative,)))
+    for tensor in (row.clean, row.sizes, *(part for one in words for part in one)):
+        if tensor is not None:
+            yield tensor
 
 
 def _digest(data: bytes) -> str:

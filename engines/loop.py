@@ -3,7 +3,8 @@
     reader thread   link -> inbox; end of file ends the process at once
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
     decoder         rows -> VAE decode, in the loop's place, where the device does it beside the next call
-    pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP
+    pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP; jobs -> rows, in the loop's
+                    place, where the device makes them beside the next call
     previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
     writer thread   outbox -> link, what the gateway did not read at once
 
@@ -71,6 +72,7 @@ MAX_HELD = 4096  # requests in this process; more are refused
 ENCODING = 64  # drawn pictures that wait for the pool
 DECODE_GROUP = 4  # pictures per VAE decode at most: the first of many leave before the last is decoded
 DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single picture takes longer
+AHEAD = 64  # requests whose rows are made before their turn: they lie in the device's memory
 DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
@@ -82,12 +84,14 @@ _Image = tuple[Drawing, int]  # one of the pictures of a drawing
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """From the pool to the loop: what came of a job's image and mask."""
+class _Prepared:
+    """From the pool to the loop: what came of a job's image and mask, and its rows if they are made ahead."""
 
     ticket: int
-    result: Any  # of Pipeline.decode_inputs, or the Fault it raised
     seconds: float
+    inputs: Any = None  # of Pipeline.decode_inputs
+    rows: list[Any] | None = None
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class Loop:
         self._decoding = threading.Semaphore(DECODING)
         self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, Drawing] = {}
+        self._ahead: set[int] = set()  # tickets with rows before their turn, made or being made
         self._counts = dict.fromkeys(("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", *ENDS), 0)
         self._busy_s = 0.0
         self._reply_cost = Cost()
@@ -181,7 +186,10 @@ class Loop:
         """One step boundary and the call after it. False when there is nothing to draw."""
         for ticket in self.schedule.prepare():
             self.recorder.begin(ticket)
-            self.pool.submit(self._decode_inputs, ticket, self._drawings[ticket].submit.job)
+            ahead = self.pipeline.overlaps and len(self._ahead) < AHEAD
+            if ahead:
+                self._ahead.add(ticket)
+            self.pool.submit(self._prepare, ticket, self._drawings[ticket].submit.job, ahead)
         admission = self.schedule.admit(time.monotonic())
         self._supersede(admission.superseded)
         for ticket in admission.begin:
@@ -197,10 +205,12 @@ class Loop:
         drawing = self._drawings[ticket]
         drawing.begun = time.monotonic()
         self.recorder.begin(ticket)
-        try:
-            drawing.rows = list(self.pipeline.rows(drawing.submit.job, drawing.inputs))
-        except Fault as fault:
-            self._refuse(ticket, fault)
+        self._ahead.discard(ticket)
+        if not drawing.ahead:
+            try:
+                drawing.rows = list(self.pipeline.rows(drawing.submit.job, drawing.inputs))
+            except Fault as fault:
+                self._refuse(ticket, fault)
         drawing.inputs = None
         if drawing.submit.watch and drawing.rows:
             self._send(Started(ticket))
@@ -309,7 +319,7 @@ class Loop:
                     self._cancel(message.tickets)
                 case Ping():
                     self._send(Pong(message.number, self._stats()))
-                case _Inputs():
+                case _Prepared():
                     self._ready(message)
                 case _Decoded():
                     self._busy_s += message.seconds
@@ -351,7 +361,8 @@ class Loop:
             background=submit.background,
             vae=job.vae,
         )
-        self._supersede(self.schedule.submit(request, ready=job.image is None))
+        ready = job.image is None and not self.pipeline.overlaps
+        self._supersede(self.schedule.submit(request, ready=ready))
 
     def _show_again(self, submit: Submit) -> bool:
         """Whether a frame of a session asks for what the one before did, and so is answered without steps."""
@@ -379,24 +390,27 @@ class Loop:
         allowed = min(reply, submit.deadline_s / 5)  # one slow reply is no rule
         return submit.received + submit.deadline_s - allowed
 
-    def _ready(self, inputs: _Inputs) -> None:
-        self.recorder.end(inputs.ticket)
-        drawing = self._drawings.get(inputs.ticket)
+    def _ready(self, prepared: _Prepared) -> None:
+        ticket = prepared.ticket
+        self.recorder.end(ticket)
+        drawing = self._drawings.get(ticket)
         if drawing is None:
             return
-        drawing.inputs_s = inputs.seconds
-        if isinstance(inputs.result, Fault):
-            self._refuse(inputs.ticket, inputs.result)
-        else:
-            drawing.inputs = inputs.result
-            self._supersede(self.schedule.ready(inputs.ticket))
+        drawing.prepared_s = prepared.seconds
+        if prepared.fault is not None:
+            self._refuse(ticket, prepared.fault)
+            return
+        drawing.inputs = prepared.inputs
+        if prepared.rows is not None:
+            drawing.rows, drawing.ahead = prepared.rows, True
+        self._supersede(self.schedule.ready(ticket))
 
     def _finish(self, finished: _Finished) -> None:
         ticket = finished.drawing.submit.ticket
         self.recorder.end(ticket)
         if finished.fault is not None:
             self._refuse(ticket, finished.fault)
-        elif self._drawings.pop(ticket, None) is not None:
+        elif self._gone(ticket) is not None:
             self._counts["done"] += 1
             self._reply_cost.observe(REPLY, 1, finished.seconds)
 
@@ -406,32 +420,40 @@ class Loop:
         self.schedule.cancel(tickets)
         for ticket in tickets:
             self.recorder.end(ticket)
-            self._drawings.pop(ticket).close()
+            if (drawing := self._gone(ticket)) is not None:
+                drawing.close()
 
     def _supersede(self, tickets: Iterable[int]) -> None:
         for ticket in tickets:
-            del self._drawings[ticket]
+            self._gone(ticket)
             self._counts["superseded"] += 1
             self._send(Dropped(ticket, "superseded"))
 
     def _refuse(self, ticket: int, fault: Fault) -> None:
-        drawing = self._drawings.pop(ticket, None)
+        drawing = self._gone(ticket)
         self.schedule.cancel([ticket])
         self.recorder.end(ticket)
         if drawing is not None and drawing.close():
             self._counts["refused"] += 1
             self._send(Refused(ticket, fault.code, fault.reason, fault.field))
 
+    def _gone(self, ticket: int) -> Drawing | None:
+        self._ahead.discard(ticket)
+        return self._drawings.pop(ticket, None)
+
     # ---- on the pool ----
 
-    def _decode_inputs(self, ticket: int, job: Job) -> None:
+    def _prepare(self, ticket: int, job: Job, ahead: bool) -> None:
+        """ahead: its rows as well."""
         began = time.monotonic()
-        result: Any
+        inputs = rows = fault = None
         try:
-            result = self.pipeline.decode_inputs(job)
-        except Fault as fault:
-            result = fault
-        self.inbox.put(_Inputs(ticket, result, time.monotonic() - began))
+            inputs = self.pipeline.decode_inputs(job)
+            if ahead:
+                rows = list(self.pipeline.rows(job, inputs))
+        except Fault as found:
+            fault = found
+        self.inbox.put(_Prepared(ticket, time.monotonic() - began, inputs, rows, fault))
 
     def _encode(self, drawing: Drawing, image: int, pixels: Any) -> None:
         job = drawing.submit.job

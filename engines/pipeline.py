@@ -57,7 +57,10 @@ class Pipeline(Protocol):
         """
 
     def rows(self, job: Job, inputs: Any) -> list[Row]:
-        """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault."""
+        """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault.
+
+        Where the device overlaps: thread-safe, and called on a pool beside the steps as a rule.
+        """
 
     def step(self, rows: Sequence[Row], bucket: int) -> None:
         """One UNet call over rows of one lane, padded to `bucket` slots; advances every row.

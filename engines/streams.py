@@ -32,13 +32,15 @@ class Streams:
         self.overlap = device.type == "cuda"  # decodes run beside steps
         self._intake = torch.cuda.Stream(device) if self.overlap else None
         self._outlet = torch.cuda.Stream(device) if self.overlap else None
+        self._steps: torch.cuda.Stream | None = None
 
     def lead(self) -> None:
         """From now on what this thread calls is the line of steps; it comes after all there was so far."""
         if self.overlap:
             # Not CUDA's default stream: what other threads do without a word of streams would be in line.
             torch.cuda.synchronize(self.device)
-            torch.cuda.set_stream(torch.cuda.Stream(self.device))
+            self._steps = torch.cuda.Stream(self.device)
+            torch.cuda.set_stream(self._steps)
 
     def beat(self) -> None:
         """Wait for what this thread has called, and nothing else: seconds around a call are true with it."""
@@ -58,8 +60,17 @@ class Streams:
         return Mark(event)
 
     def entering(self) -> AbstractContextManager[object]:
-        """In here is the line of what steps will need. Any thread; it goes on by host memory."""
+        """In here is the line of what steps will need. Any thread; it goes on by host memory, or `lent`."""
         return _on(self._intake)
+
+    def lent(self, tensors: Iterable[Tensor]) -> None:
+        """Of the line that enters, to be read by steps: complete from now on, and not given away under them.
+        Only this thread waits."""
+        if self._steps is None:
+            return
+        _slept()
+        for tensor in tensors:
+            tensor.record_stream(self._steps)
 
     @contextmanager
     def leaving(self, given: Iterable[Tensor], after: Mark | None = None) -> Iterator[None]:
@@ -84,14 +95,19 @@ class Streams:
         if not self.overlap:
             return [tensor.cpu() for tensor in tensors]
         copies = [_pinned(tensor) for tensor in tensors]
-        end = torch.cuda.Event(blocking=True)  # a thread that waits here sleeps, and leaves its core
-        end.record()
-        end.synchronize()
+        _slept()
         return copies
 
 
 def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
     return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+def _slept() -> None:
+    """Until all that this thread has called is done: it sleeps, and leaves its core."""
+    end = torch.cuda.Event(blocking=True)
+    end.record()
+    end.synchronize()
 
 
 def _pinned(tensor: Tensor) -> Tensor:

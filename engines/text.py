@@ -6,6 +6,7 @@ keep what was encoded: a session that draws sends the same prompt with every fra
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -43,14 +44,16 @@ class Text:
         blank: no negative prompt is all zeros, not the empty prompt (force_zeros_for_empty_prompt).
         """
         self.encoders, self.cache, self.blank = list(encoders), cache, blank
+        self._one = threading.Lock()  # at a time: a tokenizer is changed by those who use it
 
     def embed(self, prompt: str, timings: dict[str, float], negative: bool = False) -> Embedding:
-        """The prompt is cut at the model's length. Adds the seconds it took to timings["text"]."""
+        """The prompt is cut at the model's length. Adds its seconds to timings["text"]. Any thread."""
         began = time.perf_counter()
         key = prompt, negative and not prompt and self.blank
         embedding = self.cache.get(key)
         if embedding is None:
-            embedding = self._encode(prompt)
+            with self._one:
+                embedding = self._encode(prompt)
             if key[1]:
                 embedding = Embedding(
                     *(None if part is None else torch.zeros_like(part) for part in embedding)

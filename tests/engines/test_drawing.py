@@ -12,7 +12,7 @@ from engines.messages import Job, Picture, Submit
 def drawing(count: int = 1, **timings: float) -> Drawing:
     submit = Submit(7, "s", received=10.0, job=Job("a", 3, 64, 64, count=count))
     rows = [SimpleNamespace(timings=dict(timings)) for _ in range(count)]
-    return Drawing(submit, rows=rows, begun=10.5, inputs_s=0.2)
+    return Drawing(submit, rows=rows, begun=10.5, prepared_s=0.2)
 
 
 def picture(n: int) -> Picture:
@@ -28,6 +28,16 @@ def test_inference_is_the_sum_of_what_the_model_took():
     assert timings["steps"] == [{"seconds": 0.1, "batch": 4}, {"seconds": 0.2, "batch": 3}]
     assert timings["inference"] == pytest.approx(0.01 + 0.02 + 0.1 + 0.2 + 0.05)
     assert timings["queue"] == pytest.approx(0.5 - 0.2)
+
+
+def test_rows_made_before_their_turn_are_told_by_their_stages_and_no_second_twice():
+    work = drawing(text=0.05, vae_encode=0.1)
+    assert work.timings()["inputs"] == pytest.approx(0.2)
+    work.ahead = True
+    timings = work.timings()
+    assert timings["inputs"] == pytest.approx(0.2 - 0.15)
+    stages = timings["queue"] + timings["inputs"] + timings["text"] + timings["vae_encode"]
+    assert stages == pytest.approx(work.begun - work.submit.received)
 
 
 def test_text_of_several_pictures_is_paid_once_and_their_decodes_each():

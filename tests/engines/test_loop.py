@@ -17,6 +17,7 @@ from PIL import Image
 
 from engines.fake import colour_of
 from engines.link import Decoder, pack
+from engines.loop import AHEAD, ENDS
 from engines.messages import (
     Cancel,
     Done,
@@ -192,6 +193,49 @@ def test_a_device_that_overlaps_goes_on_while_a_picture_is_decoded():
         assert not [message for message in engine.received if isinstance(message, Done)]
         engine.send(Cancel([2, 3, 4]))
         engine.until(Done)
+
+
+def test_a_device_that_overlaps_goes_on_while_rows_are_made():
+    with Process("fake:base_ms=20,row_ms=0,vae_ms=0,rows_ms=700,overlaps=1") as engine:
+        engine.ready().send(submit(1, steps=12, watch="start"))
+        engine.until(Started)
+        engine.send(submit(2, steps=1, watch="start"))
+        engine.until(Done)
+        assert len([message for message in engine.received if isinstance(message, Started)]) == 1
+        engine.until(Started)
+        (done,) = engine.until(Done)
+        assert done.ticket == 2
+        assert done.timings["inputs"] > 0.5, "it is told where the time went"
+        assert done.timings["queue"] < 0.5
+
+
+def test_a_device_that_overlaps_refuses_what_no_rows_can_be_made_of_and_goes_on():
+    with Process("fake:base_ms=1,row_ms=0,overlaps=1") as engine:
+        engine.ready().send(submit(1, prompt="!fault"), submit(2))
+        (refused,) = engine.until(Refused)
+        assert (refused.ticket, refused.field) == (1, "prompt")
+        engine.until(Done)
+
+
+def test_rows_are_made_ahead_for_so_many_only_and_places_come_free_however_requests_end():
+    people, frames = AHEAD + 40, 30
+    with Process("fake:base_ms=1,row_ms=0,vae_ms=0,rows_ms=2,overlaps=1") as engine:
+        engine.ready()
+        for turn in range(3):
+            first = 1000 * turn
+            engine.send(*(submit(first + n, session=f"user {n}", steps=1) for n in range(people)))
+            engine.send(Cancel([first + n for n in range(0, people, 2)]))
+            engine.send(*(submit(first + 500 + n, session="hand", buffering=1) for n in range(frames)))
+            engine.send(submit(first + 998, prompt="!fault"))
+        ended = 0.0
+        while ended < 3 * (people + frames + 1):
+            engine.send(Ping(1))
+            pong = engine.until(Pong)[-1]
+            ended = sum(pong.stats[end] for end in ENDS)
+        engine.send(submit(9999))
+        (done,) = engine.until(Done)
+        assert done.ticket == 9999
+        assert done.timings["inputs"] >= 0.002, "its rows were made before its turn"
 
 
 def test_a_device_that_overlaps_gives_everybody_their_own_picture_too():

@@ -137,6 +137,14 @@ def test_what_leaves_comes_after_its_mark_and_is_kept_until_it_has_left(cuda: Cu
     ]
 
 
+def test_what_is_lent_to_steps_is_complete_and_kept_until_they_have_read_it(cuda: Cuda) -> None:
+    streams = Streams(torch.device("cuda"))
+    streams.lead()
+    with streams.entering():
+        streams.lent([Given(cuda), Given(cuda)])  # type: ignore[list-item]
+    assert cuda.diary[1:] == [("asleep until", "stream 1"), *[("kept for", "stream 3")] * 2]
+
+
 def test_what_enters_has_its_own_line(cuda: Cuda) -> None:
     streams = Streams(torch.device("cuda"))
     with streams.entering():

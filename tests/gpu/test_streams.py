@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import random
 import socket
 import subprocess
@@ -258,6 +260,46 @@ def test_pictures_that_come_in_beside_steps_are_those_that_come_between_them(our
     assert len(found) == ROUNDS
     assert all(torch.equal(inputs.encoded[0].mean, quiet.mean) for inputs in found)
     assert all(inputs.encoded[1] > 0 for inputs in found)
+
+
+def test_rows_made_beside_steps_are_those_made_between_them(ours: Lcm) -> None:
+    """On a pool's thread, as the loop has them made; nothing of them is kept by a cache."""
+    budgets = ours.text.cache.budget, ours.posteriors.budget
+    ours.text.cache.budget = ours.posteriors.budget = 0
+    for _ in range(4):
+        expected = [row.latents.clone() for row in finished(ours, "tiny")]
+    made: queue.Queue[list[LcmRow]] = queue.Queue(2)
+    wrong: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            for _ in range(ROUNDS // 4):
+                made.put([row for job in jobs("tiny") for row in ours.rows(job, ours.decode_inputs(job))])
+        except BaseException as error:
+            wrong.append(error)
+            made.put([])
+
+    stop = threading.Event()
+    threads = [threading.Thread(target=make), threading.Thread(target=churn, args=(stop, random.Random(5)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(ROUNDS // 4):
+            rows = made.get()
+            if not rows:
+                break
+            while live := [row for row in rows if row.position < row.steps]:
+                ours.step(live, 4)
+            for row, latents in zip(rows, expected, strict=True):
+                assert torch.equal(row.latents, latents)
+    finally:
+        stop.set()
+        while threads[0].is_alive():
+            with contextlib.suppress(queue.Empty):
+                made.get(timeout=0.1)
+        threads[1].join()
+        ours.text.cache.budget, ours.posteriors.budget = budgets
+    assert not wrong
 
 
 def test_a_row_of_nan_is_a_fault_and_its_neighbours_are_pictures(ours: Lcm) -> None:
