@@ -28,7 +28,7 @@ class Events(StreamingResponse):
     """200 text/event-stream of `events`, bytes as `event` makes them.
 
     A comment is sent whenever nothing was for `ping_s`. If the client leaves, or `until` is set, the
-    iterator is closed at its current await.
+    iterator is closed at its current await; after `until` the stream is cut, as `Broken` does.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ async def _pinging(
                     return
                 following = asyncio.ensure_future(anext(events))
             elif end.done():
-                return
+                raise Broken  # fal-js `queue.ts` takes the last event of a whole stream for the final status
             else:
                 yield PING
     finally:

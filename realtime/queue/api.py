@@ -29,7 +29,7 @@ from realtime.queue.webhooks import Signer, Webhooks, load_key
 from realtime.queue.worker import Worker
 from realtime.run import OFF_LOOP, input_of, unknown
 from realtime.service import Caller, Service
-from realtime.sse import Events, event
+from realtime.sse import Broken, Events, event
 from realtime.storage import lifecycle
 from realtime.work import start_timeout_of
 
@@ -226,14 +226,17 @@ class Queue(Service):
     async def _stream(
         self, caller: Caller, named: Route, urls: dict[str, str], logs: bool
     ) -> AsyncIterator[bytes]:
-        """A status at every change, with the lines of the log that are new; the last one is COMPLETED."""
+        """A status at every change, with the lines of the log that are new; the last one is COMPLETED.
+
+        Raises Broken if it was forgotten before.
+        """
         seen, last = 0, None
         with self._news.of(named.id) as news:
             while True:
                 news.clear()
                 status = await self._look(caller, named, seen if logs else None)
-                if status is None:  # forgotten meanwhile
-                    return
+                if status is None:
+                    raise Broken
                 if status.notes or (status.state, status.position) != last:
                     yield event(answers.status(status, urls, logs))
                 seen, last = seen + len(status.notes), (status.state, status.position)

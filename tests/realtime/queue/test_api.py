@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from realtime.queue.api import Route, app_of, route
@@ -566,6 +567,22 @@ def test_a_server_that_is_told_to_go_leaves_its_queue_to_the_next(tmp_path: Path
             assert "error" not in queue.wait(id)
     with closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as db:
         assert {losses for (losses,) in db.execute("SELECT losses FROM requests")} == {0}
+
+
+def test_a_server_that_is_told_to_go_cuts_the_streams_of_what_is_not_done():
+    """A stream that ends whole ends with COMPLETED: fal-js then asks for the result, once."""
+    with serve(queue_at_once=1) as server:
+        queue = Queue(server)
+        queue.wait(queue.submit(SLOW | {"prompt": "!slow 10"}), "IN_PROGRESS")
+        url = f"{server.url}{PREFIX}/fal-ai/lcm/requests/{queue.submit()}/status/stream"
+        with httpx.stream("GET", url, timeout=10) as response:
+            lines = response.iter_lines()
+            assert '"IN_QUEUE"' in next(lines)
+            server.process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+                list(lines)
+        assert server.process.wait(10) == 0
+    assert not [line for line in server.log if "Traceback" in line]
 
 
 def test_two_servers_share_the_queue_of_their_state_directory(tmp_path: Path):
