@@ -23,8 +23,8 @@ QUEUE = "https://queue.fal.run"
 
 
 class Role(StrEnum):
-    RUN = "run"  # fal.run, *.fal.run: run, stream, realtime
-    QUEUE = "queue"  # queue.fal.run
+    RUN = "run"  # fal.run, falrun.com and what is below them: run, stream, realtime
+    QUEUE = "queue"  # queue.fal.run, queue.falrun.com
     REST = "rest"  # rest.fal.ai, rest.alpha.fal.ai: tokens, storage
     LEGACY = "legacy"  # {legacyId}.gateway.alpha.fal.ai: serverless-client <= 0.7, the app is in the name
     CDN = "cdn"  # *.fal.media
@@ -129,9 +129,9 @@ def forwarded(scope: MutableMapping[str, Any], trusted: Networks) -> MutableMapp
 def _role(host: str) -> Role:
     if host in ("rest.fal.ai", "rest.alpha.fal.ai"):
         return Role.REST
-    if host == "queue.fal.run":
+    if host in ("queue.fal.run", "queue.falrun.com"):
         return Role.QUEUE
-    if host == "fal.run" or host.endswith(".fal.run"):
+    if host in ("fal.run", "falrun.com") or host.endswith((".fal.run", ".falrun.com")):
         return Role.RUN
     if host.endswith(".gateway.alpha.fal.ai"):
         return Role.LEGACY

@@ -2,6 +2,7 @@
 
 How it finds the server is in the environment, read before fal-client is imported:
 FAL_NAMES_PORT  fal's host names resolve to this local port in this process (with SSL_CERT_FILE for the CA)
+FAL_NAMES_LOST  those of them, separated by blanks, that cannot be resolved
 FAL_HERE        a plain HTTP origin; web/fal_here.py leads fal-client there
 FAL_RUN_HOST, FAL_QUEUE_RUN_HOST    fal-client's own variables (TLS only, no tokens, no storage)
 The names are those of control.js; see there for the events.

@@ -5,7 +5,7 @@
 const net = require("node:net");
 const tls = require("node:tls");
 
-const FAL = /(^|\.)fal\.(run|ai|media)$/;
+const FAL = /(^|\.)(fal\.(run|ai|media)|falrun\.com)$/;
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|::1)$/;
 const port = Number(process.env.FAL_NAMES_PORT || 0);
 

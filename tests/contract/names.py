@@ -1,8 +1,8 @@
 """In this Python process fal's host names lead to one local port, as a hosts file and port 443 would.
 
 Nothing outside loopback can be reached any more, so that a test that misses its mapping fails here instead of
-reaching fal.ai. As a pytest plugin (`-p names`) the port is taken from FAL_NAMES_PORT. names.cjs is the same
-for Node.
+reaching fal.ai. As a pytest plugin (`-p names`) the port is taken from FAL_NAMES_PORT. FAL_NAMES_LOST are those
+of the names that cannot be resolved. names.cjs is the same for Node, which knows no lost names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import re
 import socket
 from typing import Any
 
-FAL = re.compile(r"(^|\.)fal\.(run|ai|media)$")
+FAL = re.compile(r"(^|\.)(fal\.(run|ai|media)|falrun\.com)$")
+LOST = os.environ.get("FAL_NAMES_LOST", "").split()
 
 
 def map_to(port: int) -> None:
@@ -22,6 +23,8 @@ def map_to(port: int) -> None:
 
     def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
+        if name in LOST:
+            raise socket.gaierror(socket.EAI_NONAME, f"{name} is not found, as the test wishes")
         return lookup("127.0.0.1" if port and FAL.search(name or "") else host, *rest, **options)
 
     def connect_here(self: socket.socket, address: Any) -> None:

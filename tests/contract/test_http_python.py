@@ -64,6 +64,17 @@ def test_a_wrong_key_is_401_and_not_retried(version: Version, start: Start) -> N
     assert (error["kind"], error["status"]) == ("FalClientHTTPError", 401)
 
 
+# ---- the names fal-client turns to ----
+
+
+@every(PYTHON, ways=["backup"], fixture="caller")
+def test_where_the_names_of_fal_are_lost_their_substitutes_run_and_queue(caller: Client) -> None:
+    assert shown(caller, caller.call("run", APP, arguments=wish(sync_mode=True)).answer())
+    submit = caller.call("submit", APP, arguments=wish(sync_mode=True))
+    assert submit.answer()["request_id"]
+    assert shown(caller, caller.call(f"{submit.name}.get").answer())
+
+
 # ---- queue ----
 
 

@@ -41,6 +41,7 @@ def settings_for(way: str, authority: Path) -> dict[str, Any]:
 def way_to(server: Server, way: str, authority: Path, proxy: str = "") -> Way:
     """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js or web/fal_here.py.
     run host: fal-client's FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, which is TLS and has no place for tokens.
+    backup: names, when fal-client can resolve no name but the ones it then turns to.
     our proxy: `proxyUrl` is ours. fal's proxy: it is `proxy`, and what it does not carry goes by name."""
     trust = {"NODE_EXTRA_CA_CERTS": str(authority / "ca.pem"), "SSL_CERT_FILE": str(authority / "ca.pem")}
     if way == "override":
@@ -51,7 +52,8 @@ def way_to(server: Server, way: str, authority: Path, proxy: str = "") -> Way:
         host = f"localhost:{server.port}"
         hosts = {"FAL_RUN_HOST": host, "FAL_QUEUE_RUN_HOST": f"{host}/__h/queue.fal.run"}
         return Way(way, env=trust | hosts)
-    return Way(way, names_port=server.port, env=trust, proxy=proxy)
+    lost = {"FAL_NAMES_LOST": "fal.run queue.fal.run"} if way == "backup" else {}
+    return Way(way, names_port=server.port, env=trust | lost, proxy=proxy)
 
 
 def ask_token(server: Server, authority: Path, path: str, body: dict[str, Any]) -> Any:

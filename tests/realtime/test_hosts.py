@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from realtime.hosts import Role, Target, base_of, forwarded, origin_allowed, queue_base_of, target
+from realtime.certs import HOSTS
+from realtime.hosts import Role, Target, base_of, forwarded, is_fal, origin_allowed, queue_base_of, target
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,9 @@ from realtime.hosts import Role, Target, base_of, forwarded, origin_allowed, que
         ("FAL.RUN:443", Role.RUN),
         ("ws.fal.run", Role.RUN),
         ("queue.fal.run", Role.QUEUE),
+        ("falrun.com", Role.RUN),
+        ("ws.falrun.com:443", Role.RUN),
+        ("Queue.FALRUN.com", Role.QUEUE),
         ("rest.fal.ai", Role.REST),
         ("rest.alpha.fal.ai:8443", Role.REST),
         ("110602490-lcm.gateway.alpha.fal.ai", Role.LEGACY),
@@ -24,6 +28,8 @@ from realtime.hosts import Role, Target, base_of, forwarded, origin_allowed, que
         ("127.0.0.1:8000", Role.PLAIN),
         ("[::1]:8000", Role.PLAIN),
         ("notfal.run", Role.PLAIN),
+        ("notfalrun.com", Role.PLAIN),
+        ("falrun.com.evil.example", Role.PLAIN),
         ("fal.run.evil.example", Role.PLAIN),
         ("", Role.PLAIN),
         ("[", Role.PLAIN),
@@ -31,6 +37,11 @@ from realtime.hosts import Role, Target, base_of, forwarded, origin_allowed, que
 )
 def test_a_host_has_a_role(host: str, role: Role):
     assert target(host, "/x").role is role
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_name_that_is_mapped_here_is_one_of_fals(host: str):
+    assert is_fal(host)
 
 
 def test_a_path_prefix_sets_the_host():
@@ -147,6 +158,7 @@ def bases(scope: Any) -> tuple[str, str]:
         # names that are mapped here are so with TLS, and all of them
         ("queue.fal.run", "/fal-ai/lcm", "https://v3.fal.media", "https://queue.fal.run"),
         ("fal.run:443", "/fal-ai/lcm", "https://v3.fal.media", "https://queue.fal.run"),
+        ("queue.falrun.com", "/fal-ai/lcm", "https://v3.fal.media", "https://queue.fal.run"),
     ],
 )
 def test_links_lead_where_the_client_came_from(host: str, path: str, files: str, queue: str):
