@@ -285,9 +285,10 @@ class Gateway:
         except Forbidden:
             return
         response.headers["access-control-allow-origin"] = origin
-        response.headers["access-control-expose-headers"] = (
-            "x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, etag, retry-after"
-        )
+        own = response.headers.get("access-control-expose-headers", "").split(", ")
+        told = [name for name in response.headers if name.startswith("x-fal-")]
+        shown = dict.fromkeys(filter(None, (*told, *own, "etag", "retry-after")))
+        response.headers["access-control-expose-headers"] = ", ".join(shown)
         if response.status_code == 204:
             asked = request.headers.get("access-control-request-headers", "")
             response.headers["access-control-allow-methods"] = "GET, POST, PUT, DELETE, OPTIONS"

@@ -1,8 +1,8 @@
 """In this Python process fal's host names lead to one local port, as a hosts file and port 443 would.
 
 Nothing outside loopback can be reached any more, so that a test that misses its mapping fails here instead of
-reaching fal.ai. As a pytest plugin (`-p names`) the port is taken from FAL_NAMES_PORT. FAL_NAMES_LOST are those
-of the names that cannot be resolved. names.cjs is the same for Node, which knows no lost names.
+reaching fal.ai. As a pytest plugin (`-p names`) the port is taken from FAL_NAMES_PORT. FAL_NAMES_LOST has
+those of the names that cannot be resolved. names.cjs is the same for Node, which knows no lost names.
 """
 
 from __future__ import annotations

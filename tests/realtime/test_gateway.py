@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,33 @@ def test_answers_and_errors_can_be_read_by_pages_on_loopback(server: Server, pat
     headers = server.ask("GET", path, headers={"Origin": "http://localhost:3311"})[1]
     assert headers["access-control-allow-origin"] == "http://localhost:3311"
     assert "x-fal-request-id" in headers["access-control-expose-headers"]
+
+
+def exposed(server: Server, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, set[str]]:
+    """The status, and the headers that a page on loopback may read."""
+    status, said, _ = server.ask(method, path, body, {"Origin": "http://localhost:3311", **headers})
+    names = set(said["access-control-expose-headers"].split(", "))
+    assert {name.lower() for name in said if name.lower().startswith("x-fal-")} <= names
+    return status, names
+
+
+def test_pages_may_read_every_header_of_fals(server: Server):
+    small = {"prompt": "a", "image_size": {"width": 64, "height": 64}}
+    status, names = exposed(server, "POST", "/fal-ai/lcm", small)
+    assert (status, names) == (200, {"x-fal-request-id", "x-fal-billable-units", "etag", "retry-after"})
+    late = small | {"prompt": "!slow 3"}
+    status, names = exposed(server, "POST", "/fal-ai/lcm", late, **{"x-fal-request-timeout": "0.000001"})
+    assert status == 504
+    assert {"x-fal-error-type", "x-fal-request-timeout-type"} <= names
+
+
+def test_pages_that_may_use_us_may_read_what_every_page_may_of_a_file(server: Server):
+    picture = json.loads(server.ask("POST", "/fal-ai/lcm", {"prompt": "a"})[2])["images"][0]["url"]
+    path = picture.removeprefix(server.url)
+    anybody = server.ask("GET", path)[1]["access-control-expose-headers"]
+    status, names = exposed(server, "GET", path, Range="bytes=0-9")
+    assert status == 206
+    assert {"content-range", "accept-ranges", "x-fal-request-id", *anybody.split(", ")} <= names
 
 
 def test_health_is_alive_and_ready(server: Server):
