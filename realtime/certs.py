@@ -121,7 +121,8 @@ Made in {made.folder}, good until {made.expires:%Y-%m-%d}:
 3. Make your clients trust the authority:
      Node              NODE_EXTRA_CA_CERTS={ca} node app.js
      Python            SSL_CERT_FILE={ca} python app.py
-     Chromium, Linux   certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n realtime -i {ca}
+     Chromium, Linux   mkdir -p $HOME/.pki/nssdb
+                       certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n realtime -i {ca}
      Debian, Ubuntu    sudo cp {ca} /usr/local/share/ca-certificates/realtime.crt
                        sudo update-ca-certificates
      Fedora            sudo trust anchor {ca}

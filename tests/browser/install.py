@@ -1,8 +1,8 @@
 """What the browser and client tests need beyond Python: `python -m tests.browser.install`.
 
 npm packages of the test folders, and a Chromium: one that is installed, else Debian's package when this is
-Debian and we are root, else playwright's own download. What cannot be had is said in one loud line, and its
-tests skip.
+Debian and we are root, else playwright's own download. On Linux also certutil, the program that tells it whom
+to trust. What cannot be had is said in one loud line, and its tests skip.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LONG_S = 900
 def main() -> int:
     packages()
     browser()
+    if sys.platform == "linux":
+        certutil()
     return 0
 
 
@@ -39,16 +41,28 @@ def packages() -> None:
 def browser() -> None:
     if chrome.find():
         return print(f"browser: {chrome.find()}")
-    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        ran("apt-get", "update", "-qq", env=quiet)
-        ran("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", env=quiet)
+    debian("chromium")
     if not chrome.find() and shutil.which("npx"):
         ran("npx", "--yes", "playwright@1", "install", "chromium")
     if chrome.find():
         print(f"browser: {chrome.find()}")
     else:
         loud("NO BROWSER: its tests will be skipped; install Chrome or Chromium, or set CHROME to its path")
+
+
+def certutil() -> None:
+    if not shutil.which("certutil"):
+        debian("libnss3-tools")
+    if not shutil.which("certutil"):
+        loud("NO CERTUTIL: that Chromium verifies our certificates will not be tested; install libnss3-tools")
+
+
+def debian(package: str) -> None:
+    """Installs it where this is Debian and we are root."""
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        ran("apt-get", "update", "-qq", env=quiet)
+        ran("apt-get", "install", "-y", "-qq", "--no-install-recommends", package, env=quiet)
 
 
 def ran(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> bool:

@@ -8,9 +8,14 @@ import hashlib
 import http.server
 import itertools
 import json
+import os
+import re
+import shutil
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from realtime.certs import Certificates, next_steps
 from tests.browser.chrome import FLAGS, find, profile
 from tests.contract.clients import HERE, PATIENCE_S, Event, Version
 from tests.contract.ways import Way
@@ -39,9 +45,27 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>contract</title><link rel=
 </script>"""
 
 
-def fingerprint(certificate: bytes) -> str:
+NAMES = ("fal.run", "*.fal.run", "*.fal.ai", "*.fal.media")
+TRUSTED_BY_COMMAND = sys.platform == "linux" and shutil.which("certutil") is not None
+
+
+def trust(home: Path, authority: Path) -> list[str]:
+    """Makes a Chromium with this home trust ca.pem of the folder, as `realtime certs` tells its user to.
+
+    Returns the flags it needs besides. Without certutil: one that lets cert.pem pass unverified.
+    """
+    if not TRUSTED_BY_COMMAND:
+        return [f"--ignore-certificate-errors-spki-list={fingerprint(authority / 'cert.pem')}"]
+    steps = next_steps(Certificates(authority, expires=datetime.now(UTC)))
+    commands = re.search(r"Chromium, Linux(.*?)\n +Debian", steps, re.DOTALL)
+    assert commands, steps
+    subprocess.run(["sh", "-ec", commands[1]], env={**os.environ, "HOME": str(home)}, check=True, timeout=10)
+    return []
+
+
+def fingerprint(certificate: Path) -> str:
     """What --ignore-certificate-errors-spki-list takes: base64 of the public key's SHA-256 (RFC 7469)."""
-    key = x509.load_pem_x509_certificate(certificate).public_key()
+    key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
     digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
     return base64.b64encode(digest).decode()
 
@@ -119,21 +143,22 @@ class Browser:
 
 
 @contextlib.contextmanager
-def launch(program: str, names_port: int, certificate: bytes) -> Iterator[Browser]:
-    """Headless Chromium in which fal's host names lead to a local port where this certificate is served.
+def launch(program: str, names: Mapping[str, int], authority: Path) -> Iterator[Browser]:
+    """Headless Chromium that trusts this authority and in which these names lead to local ports.
 
-    Every other name outside loopback leads nowhere.
+    The first that fits counts. Every other name outside loopback leads nowhere.
     """
-    names = ["fal.run", "*.fal.run", "*.fal.ai", "*.fal.media"]
-    rules = [f"MAP {name} 127.0.0.1:{names_port}" for name in names]
+    rules = [f"MAP {name} 127.0.0.1:{port}" for name, port in names.items()]
     rules += ["MAP * ~NOTFOUND", "EXCLUDE localhost", "EXCLUDE 127.0.0.1"]
     with profile() as folder:
         flags = [
             f"--user-data-dir={folder}",
             f"--host-resolver-rules={','.join(rules)}",
-            f"--ignore-certificate-errors-spki-list={fingerprint(certificate)}",
+            *trust(Path(folder), authority),
         ]
-        child = subprocess.Popen([program, *FLAGS, *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
+        command = [program, *FLAGS, *flags, "about:blank"]
+        environment = {**os.environ, "HOME": str(folder)}
+        child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert child.stderr is not None
         try:
             said = (line for line in child.stderr if line.startswith("DevTools listening on "))
@@ -156,12 +181,15 @@ def launch(program: str, names_port: int, certificate: bytes) -> Iterator[Browse
 
 
 @contextlib.contextmanager
-def browse(server: Server, authority: Path) -> Iterator[Browser]:
-    """A browser in which fal's host names lead to `server`. Skips the test where no Chromium can be found."""
+def browse(server: Server, authority: Path, others: Mapping[str, int] | None = None) -> Iterator[Browser]:
+    """A browser in which fal's host names lead to `server`, and others to their ports.
+
+    Skips the test where no Chromium can be found.
+    """
     program = find()
     if program is None:
         pytest.skip("no Chromium on this machine: the contract was not tested in a browser")
-    with launch(program, server.port, (authority / "cert.pem").read_bytes()) as browser:
+    with launch(program, {**(others or {}), **dict.fromkeys(NAMES, server.port)}, authority) as browser:
         yield browser
 
 
