@@ -111,7 +111,7 @@ class Gateway:
         self.limits.changed()
         for socket in list(self.sockets):
             # Also those that came while the server was open: now it is not.
-            if self.keys.required and socket.caller.key_id not in self.keys:
+            if not self.keys.lets(socket.caller.key_id):
                 socket.expel(Unauthorized("the key of this socket was revoked"))
 
     def _count(self) -> None:

@@ -139,6 +139,10 @@ class Keys:
     def __contains__(self, name: object) -> bool:
         return name in self._secrets
 
+    def lets(self, name: str) -> bool:
+        """Whether what this key began may go on: it was not revoked, or the server is open."""
+        return not self.required or name in self
+
     def __len__(self) -> int:
         return len(self._secrets)
 

@@ -114,6 +114,6 @@ class Tokens:
             raise Unauthorized("the token is not one of this server") from None
         if self._now() >= expires:
             raise Unauthorized("the token has expired")
-        if self._keys.required and claims["sub"] not in self._keys:
+        if not self._keys.lets(claims["sub"]):
             raise Unauthorized("the key behind this token is gone")
         return claims

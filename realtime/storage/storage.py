@@ -248,11 +248,13 @@ class Storage(Service):
         return file
 
     async def _under_way(self, file_id: str, name: str, ticket: str) -> File:
-        """Raises NotFound, whether the upload is over, another's or none."""
+        """Raises NotFound, whether the upload is over, another's, of a key that was revoked, or none."""
         file = await self._shelf.find(file_id) if _is_id(file_id) else None
         if file is None or name != file.name or self._clock() >= file.until:
             raise NotFound(UNKNOWN_UPLOAD)
         if not hmac.compare_digest(ticket.encode("utf-8", "surrogatepass"), file.ticket.encode()):
+            raise NotFound(UNKNOWN_UPLOAD)
+        if not self._keys.lets(file.owner):
             raise NotFound(UNKNOWN_UPLOAD)
         return file
 

@@ -189,6 +189,23 @@ async def test_a_body_that_is_no_wish_is_refused_or_empty(desk: Desk, body: byte
         assert begun.json["detail"][0]["loc"][0] == "body"
 
 
+@pytest.mark.parametrize("owners", [["me:secret"], []], ids=["a revoked key", "an open server"])
+async def test_a_ticket_ends_with_the_key_that_asked_for_it(tmp_path: Path, owners: list[str]):
+    before = Desk(tmp_path, owners)
+    whole = (await before.ask("POST", INITIATE, json={"file_name": "a.png"})).json["upload_url"]
+    parted, parts = await parts_of(before, [5])
+    before.close()
+    after = Desk(tmp_path, ["you:secret"])
+    stored = after.bytes_on_disk()
+    unknown = await after.ask("PUT", whole.split("?")[0] + "?upload=wrong", b"x", key="")
+    assert unknown.status == 404
+    assert await after.ask("PUT", whole, b"x", key="") == unknown
+    assert await after.ask("PUT", "{}/2?{}".format(*parted.split("?")), b"x", key="") == unknown
+    assert await after.ask("POST", complete_url(parted), json={"parts": parts}, key="") == unknown
+    assert after.bytes_on_disk() == stored
+    after.close()
+
+
 # ---- Python ----
 
 
