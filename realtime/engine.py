@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +38,7 @@ from engines.messages import (
     Submit,
 )
 from realtime.child import Child
+from realtime.poison import Poison
 from realtime.settings import Settings
 
 Reply = Done | Dropped | Refused
@@ -51,8 +50,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0  # before a restart; doubles until th
 HOPELESS_STARTS = 3  # in a row without Ready: what waits is refused, the restarts go on
 MISSED_PINGS = 5
 MOST_DEATHS = 5  # of engines that had a frame waiting and never came to it
-POISON_S = 600.0
-POISON_KEPT = 4096
 FLUSH = 128  # frames sent per turn of the event loop, some 20 us each
 
 log = structlog.get_logger()
@@ -101,7 +98,7 @@ class Engine:
         self._queued_bytes = 0
         self._sent: dict[int, _Frame] = {}  # of these, with the engine
         self._alone = False  # what is with the engine is one suspect, and nothing else may join it
-        self._poison: dict[bytes, float] = {}  # digest of a job -> forgotten at
+        self._poison = Poison()
         self._child: Child | None = None
         self._flushing = False  # a call of _flush is on its way
         self._pings = self._pongs = 0
@@ -307,8 +304,9 @@ class Engine:
             if self._sent and (frame.suspect or self._alone):
                 return
             self._dequeue(ticket)
-            if self._is_poison(frame.submit.job):
-                self._settle(Refused(ticket, "poison", "this very request has ended two engines before"))
+            if self._poison.has(frame.submit.job, self.clock()):
+                reason = "this very request, whatever its seed, has ended two engines before"
+                self._settle(Refused(ticket, "poison", reason))
                 continue
             try:
                 self._child.send(frame.submit)
@@ -338,7 +336,8 @@ class Engine:
             frame.deaths += 1
             risky = at_risk is None or ticket in at_risk
             if risky and frame.suspect:  # it was alone
-                self._remember(frame.submit.job)
+                self._poison.add(frame.submit.job, self.clock())
+                log.error("engine.poison", remembered=len(self._poison))
                 refused.append(Refused(ticket, "poison", "this request has ended two engines"))
             elif frame.deaths > (1 if frame.suspect else MOST_DEATHS):
                 reason = f"the engine ended {frame.deaths} times before this was drawn"
@@ -353,21 +352,6 @@ class Engine:
             refused += [Refused(ticket, "engine_lost", reason) for ticket in self._queue]
         for refusal in refused:
             self._settle(refusal)
-
-    def _is_poison(self, job: Job) -> bool:
-        return bool(self._poison) and self._poison.get(_digest(job), -math.inf) > self.clock()
-
-    def _remember(self, job: Job) -> None:
-        now = self.clock()
-        self._poison = {digest: until for digest, until in self._poison.items() if until > now}
-        while len(self._poison) >= POISON_KEPT:
-            del self._poison[next(iter(self._poison))]
-        self._poison[_digest(job)] = now + POISON_S
-        log.error("engine.poison", remembered=len(self._poison))
-
-
-def _digest(job: Job) -> bytes:
-    return hashlib.blake2b(repr(job).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _guarded(callback: Callable[..., None], *given: Any) -> None:

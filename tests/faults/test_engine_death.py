@@ -129,6 +129,19 @@ async def test_a_poison_frame_is_found_among_innocent_ones_and_remembered_for_te
         await until(lambda: engine.restarts == 4)  # forgotten: it is given its chance again
 
 
+async def test_a_poison_frame_without_a_seed_ends_two_engines_and_no_more():
+    """Each time it comes, the gateway draws it another one (realtime/apps/plan.py)."""
+    async with running() as (engine, replies):
+        await ready(engine)
+        for seed in (17, 4711):
+            (refused,) = await replies.of(replies.submit("!crash", "bad", seed=seed))
+            assert isinstance(refused, Refused)
+            assert refused.code == "poison"
+            await until(lambda: engine.state == "ready")
+            assert engine.restarts == 2
+        assert correct(await replies.of(replies.submit("fox", seed=0)), "fox")
+
+
 async def test_two_poisons_in_one_batch_are_both_found():
     async with running() as (engine, replies):
         await ready(engine)
@@ -175,7 +188,8 @@ async def test_a_crowd_that_keeps_sending_through_deaths_loses_nothing():
 
         async def session(name: int) -> None:
             for n in range(60):
-                tickets.append(replies.submit(f"user {name}", f"{name}", seed=n, buffering=2))
+                # No two frames are alike: one that had bad luck twice speaks for itself alone.
+                tickets.append(replies.submit(f"frame {n} of user {name}", f"{name}", buffering=2))
                 await asyncio.sleep(moments.uniform(0.01, 0.04))
 
         async def killer() -> None:
