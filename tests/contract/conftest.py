@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -52,8 +53,8 @@ def browser(tls_server: Server, authority: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def fal_proxy(tls_server: Server, authority: Path) -> Iterator[str]:
-    """URL of fal's own proxy in front of us."""
+def fal_proxies(tls_server: Server, authority: Path) -> Iterator[dict[str, str]]:
+    """URLs of fal's own proxy in front of us, by way."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js on this machine: fal's proxy was not tested")
     env = {"FAL_KEY": KEY, **way_to(tls_server, "names", authority).env}
@@ -63,7 +64,7 @@ def fal_proxy(tls_server: Server, authority: Path) -> Iterator[str]:
     with subprocess.Popen(command, cwd=HERE, env=environment, stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        yield child.stdout.readline().strip()
+        yield json.loads(child.stdout.readline())
         child.stdin.close()
 
 
@@ -91,7 +92,7 @@ def begin(
     server: Server | None = None,
 ) -> Client:
     server = server or request.getfixturevalue("plain_server" if way in PLAIN else "tls_server")
-    proxy = request.getfixturevalue("fal_proxy") if way == "fal's proxy" else ""
+    proxy = request.getfixturevalue("fal_proxies")[way] if way.startswith("fal's proxy") else ""
     there = way_to(server, way, authority, proxy)
     key = "" if there.proxy else key
     live_in: LiveIn = partial(Process, version, there, key)

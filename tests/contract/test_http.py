@@ -16,7 +16,7 @@ import pytest
 from engines.fake import colour_of
 from tests.contract.clients import BROWSER, LEGACY, V0_15, V1_10, Client, Start, Version, every, reports
 from tests.contract.frames import INPUT, picture, png
-from tests.contract.ways import KEY, PROXIES, WAYS
+from tests.contract.ways import KEY, PASSED_ON, PROXIES, WAYS
 from tests.realtime.queue.test_webhooks import verified
 from tests.servers import Server, serve
 
@@ -31,13 +31,19 @@ NO_STATUS = "fal's express proxy answers 200 whatever the status was: express.ts
 def everywhere(
     versions: Iterable[Version] = CLIENTS, but: Mapping[str, str] | None = None
 ) -> pytest.MarkDecorator:
-    """Every version directly, and where they take a `proxyUrl` (0.15 only in pages) through both proxies."""
+    """Every version directly, and where they take a `proxyUrl` (0.15 only in pages) through both proxies.
+
+    What fal's for Express spoils, the newest asks of fal's for SvelteKit.
+    """
     direct = every(versions, ways=[way for way in WAYS if way not in (but or {})])
     proxied = every(
         [version for version in versions if version is not V0_15],
         ways=[way for way in PROXIES if way not in (but or {})],
     )
-    return pytest.mark.parametrize("caller", [*direct.args[1], *proxied.args[1]], indirect=True)
+    spoilt = {*PROXIES} & {*(but or {})} == {"fal's proxy"}
+    passed_on = every([V1_10], ways=[PASSED_ON] if spoilt else [])
+    callers = [*direct.args[1], *proxied.args[1], *passed_on.args[1]]
+    return pytest.mark.parametrize("caller", callers, indirect=True)
 
 
 def wish(**more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.servers import Server
 KEY = "kid:ksecret"  # the API key the servers of these tests know
 WAYS = ["names", "override"]
 PROXIES = ["fal's proxy", "our proxy"]  # what a page without a key of its own goes through
+PASSED_ON = "fal's proxy in SvelteKit"  # unlike the one for Express it keeps the status of an answer
 PLAIN = ["override", "our proxy"]  # over HTTP without TLS
 ONE = ["override"]  # enough where the way to the server cannot matter
 
@@ -42,7 +43,8 @@ def way_to(server: Server, way: str, authority: Path, proxy: str = "") -> Way:
     """names: fal's own host names over TLS. override: plain HTTP and web/fal-here.js or web/fal_here.py.
     run host: fal-client's FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, which is TLS and has no place for tokens.
     backup: names, when fal-client can resolve no name but the ones it then turns to.
-    our proxy: `proxyUrl` is ours. fal's proxy: it is `proxy`, and what it does not carry goes by name."""
+    our proxy: `proxyUrl` is ours. fal's proxy, fal's proxy in SvelteKit: it is `proxy`, one of proxy.cjs, and
+    what that does not carry goes by name."""
     trust = {"NODE_EXTRA_CA_CERTS": str(authority / "ca.pem"), "SSL_CERT_FILE": str(authority / "ca.pem")}
     if way == "override":
         return Way(way, origin=f"http://127.0.0.1:{server.port}")
