@@ -1,4 +1,4 @@
-"""The newest JavaScript client in headless Chromium: the same control.js, in a page served from localhost."""
+"""A JavaScript client in headless Chromium: the same control.js, in a page served from localhost."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -60,6 +60,7 @@ V1_0 = Version("client-1.0.2")
 V1_8 = Version("client-1.8.1")
 V1_10 = Version("client-1.10.1")
 BROWSER = Version("client-1.10.1", runtime="chromium")
+V0_15_BROWSER = replace(V0_15, runtime="chromium")
 SYNC = Version("sync", runtime="python")
 ASYNC = Version("async", runtime="python")
 JAVASCRIPT = [V0_6, V0_7, V0_8, V0_9, V0_15, V1_0, V1_8, V1_10, BROWSER]
@@ -176,11 +177,11 @@ class Client:
         except BaseException:  # a test's time ran out, for one: nobody else knows of this driver yet
             self.driver.stop()
             raise
+        options: dict[str, Any] = {"credentials": key} if key else {}
         if proxy:  # in Node a proxy is for those who insist
-            url = proxy if version.runtime == "chromium" else {"url": proxy, "when": "always"}
-            self.do("config", options={"proxyUrl": url})
-        elif version.runtime != "python":
-            self.do("config", options={"credentials": key})
+            options["proxyUrl"] = proxy if version.runtime == "chromium" else {"url": proxy, "when": "always"}
+        if version.runtime != "python":
+            self.do("config", options=options)
 
     def report(self, event: Event) -> None:
         with self.news:
@@ -256,11 +257,12 @@ def is_one(event: Event, kinds: Iterable[str], match: Mapping[str, Any]) -> bool
 
 
 class Start(Protocol):
-    """Starts a further client against the shared server of that way; it is stopped with the test."""
+    """Starts a further client against the shared server of that way; it is stopped with the test.
 
-    def __call__(
-        self, version: Version, way: str, key: str = KEY, server: Server | None = None
-    ) -> Client: ...
+    Without a key of its own it has ours, or by a proxy none.
+    """
+
+    def __call__(self, version: Version, way: str, key: str = "", server: Server | None = None) -> Client: ...
 
 
 class Live:

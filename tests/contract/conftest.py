@@ -15,7 +15,7 @@ import pytest
 
 from realtime.certs import issue
 from tests.contract.chromium import Browser, Pages, Tab, browse
-from tests.contract.clients import BROWSER, HERE, Client, LiveIn, Process, Start, Version
+from tests.contract.clients import BROWSER, HERE, V0_15_BROWSER, Client, LiveIn, Process, Start, Version
 from tests.contract.ways import KEY, PLAIN, settings_for, way_to
 from tests.servers import Server, serve
 
@@ -42,6 +42,14 @@ def plain_server(authority: Path) -> Iterator[Server]:
 def pages() -> Iterator[str]:
     """URL of the page that loads the newest client."""
     pages = Pages(BROWSER)
+    yield pages.url
+    pages.stop()
+
+
+@pytest.fixture(scope="session")
+def old_pages() -> Iterator[str]:
+    """URL of the page that loads 0.15."""
+    pages = Pages(V0_15_BROWSER)
     yield pages.url
     pages.stop()
 
@@ -88,16 +96,17 @@ def begin(
     clients: ExitStack,
     version: Version,
     way: str,
-    key: str = KEY,
+    key: str = "",
     server: Server | None = None,
 ) -> Client:
     server = server or request.getfixturevalue("plain_server" if way in PLAIN else "tls_server")
     proxy = request.getfixturevalue("fal_proxies")[way] if way.startswith("fal's proxy") else ""
     there = way_to(server, way, authority, proxy)
-    key = "" if there.proxy else key
+    key = key or ("" if there.proxy else KEY)
     live_in: LiveIn = partial(Process, version, there, key)
-    if version is BROWSER:
-        live_in = partial(Tab, request.getfixturevalue("browser"), request.getfixturevalue("pages"), there)
+    if version.runtime == "chromium":
+        page = request.getfixturevalue("pages" if version is BROWSER else "old_pages")
+        live_in = partial(Tab, request.getfixturevalue("browser"), page, there)
     client = Client(version, live_in, key, there.proxy)
     clients.callback(client.stop)
     return client

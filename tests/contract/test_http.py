@@ -14,9 +14,20 @@ import numpy as np
 import pytest
 
 from engines.fake import colour_of
-from tests.contract.clients import BROWSER, LEGACY, V0_15, V1_10, Client, Start, Version, every, reports
+from tests.contract.clients import (
+    BROWSER,
+    LEGACY,
+    V0_15,
+    V0_15_BROWSER,
+    V1_10,
+    Client,
+    Start,
+    Version,
+    every,
+    reports,
+)
 from tests.contract.frames import INPUT, picture, png
-from tests.contract.ways import KEY, PASSED_ON, PROXIES, WAYS
+from tests.contract.ways import KEY, ONE, PASSED_ON, PROXIES, WAYS
 from tests.realtime.queue.test_webhooks import verified
 from tests.servers import Server, serve
 
@@ -29,11 +40,11 @@ NO_STATUS = "fal's express proxy answers 200 whatever the status was: express.ts
 
 
 def everywhere(
-    versions: Iterable[Version] = CLIENTS, but: Mapping[str, str] | None = None
+    versions: Iterable[Version] = CLIENTS, but: Mapping[str, str] | None = None, passed_on: bool = False
 ) -> pytest.MarkDecorator:
     """Every version directly, and where they take a `proxyUrl` (0.15 only in pages) through both proxies.
 
-    What fal's for Express spoils, the newest asks of fal's for SvelteKit.
+    passed_on: the newest through fal's for SvelteKit too, as with all that fal's for Express spoils.
     """
     direct = every(versions, ways=[way for way in WAYS if way not in (but or {})])
     proxied = every(
@@ -41,9 +52,16 @@ def everywhere(
         ways=[way for way in PROXIES if way not in (but or {})],
     )
     spoilt = {*PROXIES} & {*(but or {})} == {"fal's proxy"}
-    passed_on = every([V1_10], ways=[PASSED_ON] if spoilt else [])
-    callers = [*direct.args[1], *proxied.args[1], *passed_on.args[1]]
+    passing = every([V1_10], ways=[PASSED_ON] if passed_on or spoilt else [])
+    callers = [*direct.args[1], *proxied.args[1], *passing.args[1]]
     return pytest.mark.parametrize("caller", callers, indirect=True)
+
+
+def placed(*older: Version) -> pytest.MarkDecorator:
+    """start(*place, ...): older ones and the newest directly, and the newest in a page by our proxy."""
+    direct = every([*older, V1_10, BROWSER], ways=ONE)
+    proxied = every([BROWSER], ways=["our proxy"])
+    return pytest.mark.parametrize("place", [*direct.args[1], *proxied.args[1]])
 
 
 def wish(**more: Any) -> dict[str, Any]:
@@ -57,7 +75,7 @@ def file(content: bytes | int, name: str, type: str) -> dict[str, Any]:
 
 def data(caller: Client, answer: Any) -> Any:
     """The output: since 1.0 it comes with the id of its request."""
-    if caller.version is V0_15:
+    if caller.version in (V0_15, V0_15_BROWSER):
         return answer
     assert set(answer) == {"data", "requestId"}
     assert len(answer["requestId"]) == 36
@@ -147,12 +165,15 @@ def test_an_app_nobody_serves_is_404(caller: Client) -> None:
     assert "no-such-app" in error["body"]["detail"]
 
 
-@pytest.mark.parametrize("version", [V0_15, V1_10], ids=str)
-@pytest.mark.node
-def test_a_wrong_key_is_401_and_not_asked_again(version: Version, start: Start) -> None:
-    client = start(version, "override", key="kid:wrong")
+@placed(V0_15)
+def test_a_wrong_key_is_401_and_not_asked_again(
+    place: tuple[Version, str], plain_server: Server, start: Start
+) -> None:
+    client = start(*place, key="kid:wrong")
+    before = plain_server.metric("realtime_http_requests_total", status="401")
     error = client.call("run", APP, input=wish()).failure()
     assert (error["kind"], error["status"], error["message"]) == ("ApiError", 401, "Unauthorized")
+    assert plain_server.metric("realtime_http_requests_total", status="401") == before + 1
 
 
 @everywhere()
@@ -196,7 +217,7 @@ def test_subscribe_by_polling_sees_the_request_through(caller: Client) -> None:
     assert {update["request_id"] for update in updates} == {request_id}
 
 
-@everywhere()
+@everywhere(passed_on=True)
 def test_subscribe_by_streaming_sees_each_log_line_once(caller: Client) -> None:
     call = caller.call(
         "subscribe", APP, input=wish(), logs=True, mode="streaming", onQueueUpdate=reports("update")
@@ -345,10 +366,30 @@ def test_a_webhook_is_told_how_it_ended_and_signed_as_fal_signs(
     assert not any(verified(headers, body + b" ", jwks) for jwks in published)
 
 
+# ---- 0.15 in a page ----
+
+
+@every([V0_15_BROWSER], ways=PROXIES, fixture="caller")
+def test_a_page_of_0_15_runs_and_subscribes_by_proxy(caller: Client) -> None:
+    """Only there does it take a `proxyUrl`."""
+    assert shown(caller, data(caller, caller.call("run", APP, input=wish()).answer()))
+    call = caller.call("subscribe", APP, input=wish(), pollInterval=100, onQueueUpdate=reports("update"))
+    assert shown(caller, data(caller, call.answer()))
+    assert call.reports("update")[-1]["status"] == "COMPLETED"
+
+
+@every([V0_15_BROWSER], ways=["our proxy"], fixture="caller")
+def test_a_page_of_0_15_uploads_by_our_proxy(caller: Client) -> None:
+    """fal's own lets nobody upload by rest.alpha.fal.ai: config.ts `DEFAULT_ALLOWED_URL_PATTERNS`."""
+    image = file(png(), "a b.png", "image/png")
+    output = data(caller, caller.call("run", "fal-ai/lcm-sd15-i2i", input=wish(image_url=image)).answer())
+    assert shown(caller, output)
+
+
 # ---- stream ----
 
 
-@everywhere()
+@everywhere(passed_on=True)
 def test_stream_shows_previews_and_ends_with_the_output(caller: Client) -> None:
     call = caller.call("stream", APP, input=wish(num_inference_steps=4))
     done = call.answer()
@@ -436,18 +477,20 @@ def test_a_file_of_95_mib_goes_in_parts(caller: Client) -> None:
 def slow_server() -> Iterator[Server]:
     """Draws a step in 0.3 s; takes one run at a time, and one request from the queue."""
     slow = "fake:base_ms=300,row_ms=0,vae_ms=1,places=1"
-    with serve(model=slow, keys=[KEY], max_runs=1, queue_at_once=1) as server:
+    with serve(model=slow, keys=[KEY], proxy_key=KEY, max_runs=1, queue_at_once=1) as server:
         yield server
 
 
-@pytest.mark.node
-def test_a_server_that_is_full_for_a_moment_is_asked_again(slow_server: Server, start: Start) -> None:
+@placed()
+def test_a_server_that_is_full_for_a_moment_is_asked_again(
+    place: tuple[Version, str], slow_server: Server, start: Start
+) -> None:
     """By 1.6 and later, half a second later and then more; before, the caller had to."""
-    client = start(V1_10, "override", server=slow_server)
+    client = start(*place, server=slow_server)
+    old = start(V0_15, "override", server=slow_server)
     first = client.call("run", APP, input=wish(num_inference_steps=3))
     client.settle(after_ms=200)
     before = slow_server.metric("realtime_http_requests_total", status="429")
-    old = start(V0_15, "override", server=slow_server)
     error = old.call("run", APP, input=wish(num_inference_steps=1)).failure()
     assert (error["kind"], error["status"]) == ("ApiError", 429)
     second = client.call("run", APP, input=wish(num_inference_steps=1))
@@ -456,26 +499,34 @@ def test_a_server_that_is_full_for_a_moment_is_asked_again(slow_server: Server, 
     assert slow_server.metric("realtime_http_requests_total", status="429") >= before + 2
 
 
-@pytest.mark.node
-def test_what_did_not_begin_in_the_time_given_is_504_and_not_asked_again(start: Start) -> None:
-    with serve(ready=False, model="fake:load_s=8", keys=[KEY]) as server:
-        client = start(V1_10, "override", server=server)
-        error = client.call("run", APP, input=wish(), startTimeout=1.5).failure()
-        assert (error["kind"], error["status"]) == ("ApiError", 504)
-        assert error["body"]["error_type"] == "request_timeout"
-        assert server.metric("realtime_http_requests_total", status="504") == 1
+@pytest.fixture(scope="module")
+def loading_server() -> Iterator[Server]:
+    """Will not be done with loading while these tests run."""
+    with serve(ready=False, model="fake:load_s=600", keys=[KEY], proxy_key=KEY) as server:
+        yield server
+
+
+@placed()
+def test_what_did_not_begin_in_the_time_given_is_504_and_not_asked_again(
+    place: tuple[Version, str], loading_server: Server, start: Start
+) -> None:
+    client = start(*place, server=loading_server)
+    before = loading_server.metric("realtime_http_requests_total", status="504")
+    error = client.call("run", APP, input=wish(), startTimeout=1.5).failure()
+    assert (error["kind"], error["status"]) == ("ApiError", 504)
+    assert error["body"]["error_type"] == "request_timeout"
+    assert loading_server.metric("realtime_http_requests_total", status="504") == before + 1
 
 
 @pytest.fixture(scope="module")
 def strict_server() -> Iterator[Server]:
     """Takes next to nothing and gives a run half a second."""
     limits = {"max_frame_bytes": 2000, "key_stored_bytes": 1, "run_s": 0.5}
-    with serve(model="fake:base_ms=100,row_ms=0", keys=[KEY], **limits) as server:
+    with serve(model="fake:base_ms=100,row_ms=0", keys=[KEY], proxy_key=KEY, **limits) as server:
         yield server
 
 
-@pytest.mark.node
-@pytest.mark.parametrize("version", [V0_15, V1_10, pytest.param(BROWSER, marks=pytest.mark.browser)], ids=str)
+@placed(V0_15)
 @pytest.mark.parametrize(
     ("more", "status", "error_type"),
     [
@@ -485,14 +536,14 @@ def strict_server() -> Iterator[Server]:
     ],
 )
 def test_what_a_repetition_would_not_heal_is_said_once_with_its_code_and_word(
-    version: Version,
+    place: tuple[Version, str],
     strict_server: Server,
     start: Start,
     more: dict[str, Any],
     status: int,
     error_type: str,
 ) -> None:
-    client = start(version, "override", server=strict_server)
+    client = start(*place, server=strict_server)
     before = strict_server.metric("realtime_http_requests_total", status=str(status))
     error = client.call("run", APP, input=wish(**more)).failure()
     assert (error["kind"], error["status"]) == ("ApiError", status)
@@ -501,25 +552,35 @@ def test_what_a_repetition_would_not_heal_is_said_once_with_its_code_and_word(
     assert strict_server.metric("realtime_http_requests_total", status=str(status)) == before + 1
 
 
-@pytest.mark.node
-def test_a_server_that_goes_down_answers_its_runs_and_is_503_for_others(start: Start) -> None:
-    with serve(model="fake:base_ms=300,row_ms=0", keys=[KEY]) as server:
-        client = start(V0_15, "override", server=server)
-        first = client.call("run", APP, input=wish(num_inference_steps=12, sync_mode=True))
-        client.settle(after_ms=500)
-        server.process.terminate()
-        client.settle(after_ms=300)
-        error = client.call("run", APP, input=wish()).failure()
-        assert (error["status"], error["body"]["error_type"]) == (503, "runner_scheduling_failure")
-        assert shown(client, first.answer())
-
-
-@pytest.mark.node
-@pytest.mark.parametrize("version", [V0_15, V1_10], ids=str)
-def test_a_request_that_waits_or_runs_can_be_cancelled(
-    version: Version, slow_server: Server, start: Start
+@pytest.mark.parametrize(
+    ("method", "places"),
+    [
+        pytest.param("run", [(V0_15, "override")], marks=pytest.mark.node),
+        # The newest asks for a run four times, and by then the server is gone; for a stream it asks once.
+        pytest.param("stream", [(BROWSER, "override"), (BROWSER, "our proxy")], marks=pytest.mark.browser),
+    ],
+    ids=["0.15", "pages"],
+)
+def test_a_server_that_goes_down_answers_its_runs_and_is_503_for_others(
+    method: str, places: list[tuple[Version, str]], start: Start
 ) -> None:
-    client = start(version, "override", server=slow_server)
+    with serve(model="fake:base_ms=300,row_ms=0", keys=[KEY], proxy_key=KEY) as server:
+        clients = [start(*place, server=server) for place in places]
+        first = clients[0].call("run", APP, input=wish(num_inference_steps=12, sync_mode=True))
+        clients[0].settle(after_ms=500)
+        server.process.terminate()
+        clients[0].settle(after_ms=300)
+        for client in clients:
+            error = client.call(method, APP, input=wish()).failure()
+            assert (error["status"], error["body"]["error_type"]) == (503, "runner_scheduling_failure")
+        assert shown(clients[0], data(clients[0], first.answer()))
+
+
+@placed(V0_15)
+def test_a_request_that_waits_or_runs_can_be_cancelled(
+    place: tuple[Version, str], slow_server: Server, start: Start
+) -> None:
+    client = start(*place, server=slow_server)
     given = wish(num_inference_steps=12)
     ids = [client.call("queue.submit", APP, input=given).answer()["request_id"] for _ in range(2)]
     waiting = client.call("queue.status", APP, requestId=ids[1]).answer()
