@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from realtime import __version__
 from realtime.apps import App
-from realtime.openapi import paths, schemas
+from realtime.openapi import paths, schemas, storage
 from realtime.openapi.grammar import Json, api_key, failures
 
 WORDS = (
@@ -29,12 +29,13 @@ def document(apps: Sequence[App], origin: str, *, idle_s: float, keys_required: 
         found |= paths.of_app(app, idle_s)
     for root in dict.fromkeys("/".join(app.id.split("/")[:2]) for app in apps):
         found |= paths.of_requests(root)
-    found |= paths.shared()
+    found |= paths.shared() | storage.paths()
     if not keys_required:
         for item in found.values():
             for operation in item.values():
-                if "security" in operation:
-                    operation["security"] = [*operation["security"], {}]
+                ways = operation.get("security", ())
+                if {"key": []} in ways and {} not in ways:
+                    operation["security"] = [*ways, {}]
     one = apps[0] if len(apps) == 1 else None
     return {
         "openapi": "3.1.0",

@@ -18,14 +18,13 @@ ERRORS = {
     "401": ("Unauthorized", "No key, or a wrong one"),
     "403": ("Forbidden", "A page of an origin this server does not know"),
     "404": ("NotFound", "There is no such thing, or it is somebody else's"),
-    "408": ("TooSlow", "The body did not arrive in time"),
     "413": ("TooLarge", "More bytes than this server takes"),
     "422": ("Invalid", "A field is missing, mistyped or out of bounds, or a picture cannot be used"),
     "429": ("TooMany", "A limit of this key or server; come back later"),
     "499": ("Cancelled", "Whoever asked cancelled it"),
-    "503": ("Unavailable", "The server is going down, or its engine died"),
+    "503": ("Unavailable", "The server is going down, its engine died, or its storage fails"),
     "504": ("TimedOut", "Not begun, or not done, in the time given"),
-    "507": ("Full", "The server's disk is full"),
+    "507": ("Full", "The server's disk is full, or what this key may store"),
 }
 
 

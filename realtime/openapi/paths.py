@@ -1,4 +1,4 @@
-"""Every path of the API: of an app, of its queued requests, and of what all apps share.
+"""The paths of an app, of its queued requests, and of the tokens and keys that all apps share.
 
 Realtime routes carry fal's `x-fal-protocol` (fal SDK, api.py `_build_protocol_operation`), as OpenAPI has no
 words for sockets. Queue paths are written with `/__h/queue.fal.run` before them: on fal's own hosts the same
@@ -17,7 +17,6 @@ QUEUE = f"{PREFIX}queue.fal.run"
 OPEN: Json = {"security": [{}]}
 EITHER: Json = {"security": [{"key": []}, {"token": []}]}
 DRAWN = "400 401 403 413 422 429 503 504 507"  # what a drawing may come to
-STORED = "400 401 403 413 422 429 507"
 
 START_TIMEOUT = parameter(
     "header",
@@ -167,12 +166,8 @@ def of_requests(root: str) -> Json:
 
 
 def shared() -> Json:
-    """Tokens, webhooks and storage."""
+    """Tokens and webhooks."""
     wish = body(ref(schemas.TokenRequest))
-    file = body(ref(schemas.UploadRequest))
-    upload = answer("Where the bytes go", ref(schemas.Upload))
-    raw = body({}, "application/octet-stream")
-    bearer: Json = {"security": [{"upload": []}, {"key": []}]}
     return {
         "/tokens/": {
             "post": operation(
@@ -202,50 +197,6 @@ def shared() -> Json:
                 "",
                 tag="webhooks",
                 **OPEN,
-            )
-        },
-        "/storage/upload/initiate": {
-            "post": operation(
-                "upload",
-                "Storage: a URL to PUT a file to",
-                {"200": upload},
-                STORED,
-                tag="storage",
-                words="PUT the bytes to `upload_url`, then send `file_url` as an input. No key for either.",
-                body=file,
-            )
-        },
-        "/storage/upload/initiate-multipart": {
-            "post": operation(
-                "upload_parts",
-                "Storage: a URL to PUT a large file to, in parts",
-                {"200": upload},
-                STORED,
-                tag="storage",
-                words="PUT each part to the path of `upload_url` with `/1`, `/2`, ... after it and the same "
-                "query, and POST the answers, as `{parts: [...]}`, with `/complete` after it.",
-                body=file,
-            )
-        },
-        "/storage/auth/token": {
-            "post": operation(
-                "upload_token",
-                "Storage: a token to upload with",
-                {"200": answer("The token", ref(schemas.UploadToken))},
-                "401 403 429",
-                tag="storage",
-            )
-        },
-        "/files/upload": {
-            "post": operation(
-                "upload_file",
-                "Storage: upload a file in one body",
-                {"200": answer("Where it is", ref(schemas.Stored))},
-                "400 401 403 408 413 422 429 507",
-                tag="storage",
-                body=raw,
-                parameters=[parameter("header", "x-fal-file-name", {"type": "string"}, "Its name.")],
-                **bearer,
             )
         },
     }

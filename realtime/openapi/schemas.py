@@ -152,6 +152,10 @@ class Parts(Open):
     parts: Annotated[list[Part], Field(min_length=1, max_length=1000)]
 
 
+class Completed(Open):
+    status: Literal["completed"]
+
+
 class Jwk(Open):
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]

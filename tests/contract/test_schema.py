@@ -10,8 +10,10 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 from zlib import crc32
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -43,10 +45,12 @@ schema = schemathesis.openapi.from_dict(
 
 @dataclass(frozen=True)
 class Busy:
-    """A server whose queue has known better days."""
+    """A server whose queue has known better days, and to which files are sent."""
 
     server: Server
     ids: list[str]  # of requests: drawn, refused, cancelled
+    authorization: str  # to upload with
+    files: dict[str, dict[str, str]]  # "whole", "parts", "by token": what its paths and queries are made of
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +60,34 @@ def busy() -> Iterator[Busy]:
         for wish in ({"prompt": "a"}, {}, {"prompt": "!slow 5"}):
             ids.append(json.loads(server.ask("POST", QUEUE, wish)[2])["request_id"])
         server.ask("PUT", f"{QUEUE}/requests/{ids[-1]}/cancel")
-        yield Busy(server, ids)
+        authorization = f"Bearer {told(server, '/storage/auth/token')['token']}"
+        yield Busy(server, ids, authorization, files_of(server, authorization))
         assert not [line for line in server.log if "Traceback" in line]
+
+
+def told(server: Server, path: str, **headers: str) -> dict[str, str]:
+    status, _, body = server.ask("POST", path, {}, headers)
+    assert status == 200
+    return dict(json.loads(body))
+
+
+def files_of(server: Server, authorization: str) -> dict[str, dict[str, str]]:
+    """One file that is there, one that is sent in JavaScript's parts, and one in Python's."""
+    initiate = "/storage/upload/initiate"
+    whole, parts = told(server, initiate), told(server, f"{initiate}-multipart")
+    assert httpx.put(whole["upload_url"], content=b"0123456789").status_code == 200
+    by_token = told(server, "/files/upload/multipart", authorization=authorization)
+    return {
+        "whole": parameters(whole["upload_url"]),
+        "parts": parameters(parts["upload_url"]),
+        "by token": parameters(by_token["access_url"]) | {"upload_id": by_token["uploadId"]},
+    }
+
+
+def parameters(url: str) -> dict[str, str]:
+    parts = urlsplit(url)
+    _, _, file_id, name = parts.path.split("/")
+    return {"file_id": file_id, "name": name, "upload": parts.query.removeprefix("upload=")}
 
 
 @schema.parametrize()
@@ -65,12 +95,13 @@ def busy() -> Iterator[Busy]:
 @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_the_document_has(case: schemathesis.Case, busy: Busy) -> None:
     tame(case, busy)
-    case.call_and_validate(base_url=busy.server.url, excluded_checks=NOT_HELD)
+    by_token = {"headers": {"Authorization": busy.authorization}} if "/multipart/" in case.path else {}
+    case.call_and_validate(base_url=busy.server.url, excluded_checks=NOT_HELD, **by_token)
 
 
 def tame(case: schemathesis.Case, busy: Busy) -> None:
     """Nothing is fetched from strangers or told to them, no time is too short to draw in (a 504), and most
-    requests that are asked for are there."""
+    requests and files that are asked for are there."""
     if isinstance(case.body, dict):
         for name in FETCHED:
             if isinstance(url := case.body.get(name), str) and "//" in url:
@@ -83,3 +114,9 @@ def tame(case: schemathesis.Case, busy: Busy) -> None:
     if given := (case.path_parameters or {}).get("request_id"):
         known = [*busy.ids, given]
         case.path_parameters["request_id"] = known[crc32(str(given).encode()) % len(known)]
+    if (file_id := (case.path_parameters or {}).get("file_id")) and crc32(str(file_id).encode()) % 4:
+        below = case.path.removeprefix("/files/{file_id}/{name}")
+        file = busy.files["by token" if "/multipart/" in below else "parts" if below else "whole"]
+        case.path_parameters |= {name: file[name] for name in case.path_parameters.keys() & file.keys()}
+        if "upload" in (case.query or {}):
+            case.query["upload"] = file["upload"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
@@ -170,3 +171,67 @@ def test_tokens_answer_as_documented(server: Server):
         status, _, body = server.ask("POST", path, wish)
         rules = operation["responses"][str(status)]["content"]["application/json"]["schema"]
         jsonschema.validate(json.loads(body), rules | {"components": document["components"]})
+
+
+def held(server: Server, operation: Any, method: str, url: str, **sent: Any) -> httpx.Response:
+    """What is answered to this, held to what the operation says of such an answer."""
+    found = httpx.request(method, url, **sent)
+    said = operation["responses"][str(found.status_code)]
+    if "$ref" in said:
+        said = read(server)["components"]["responses"][said["$ref"].rsplit("/", 1)[-1]]
+    assert set(said.get("headers", ())) <= set(found.headers)
+    rules = said.get("content", {}).get("application/json", {}).get("schema")
+    if rules:
+        jsonschema.validate(found.json(), rules | {"components": read(server)["components"]})
+    assert bool(found.content) == ("content" in said)
+    return found
+
+
+def test_files_are_sent_and_fetched_as_documented(server: Server):
+    paths = read(server)["paths"]
+    initiate, file = "/storage/upload/initiate", "/files/{file_id}/{name}"
+    begun = held(
+        server, paths[initiate]["post"], "POST", server.url + initiate, json={"file_name": "a"}
+    ).json()
+    held(server, paths[file]["put"], "PUT", begun["upload_url"], content=b"0123456789")
+    held(server, paths[file]["put"], "PUT", begun["file_url"], content=b"x", params={"upload": "no"})
+    asked = [
+        ({}, 200),
+        ({"range": "bytes=2-3"}, 206),
+        ({"range": "bytes=10-"}, 416),
+        ({"if-none-match": "*"}, 304),
+    ]
+    for method in ("GET", "HEAD"):
+        for headers, status in asked:
+            found = held(server, paths[file][method.lower()], method, begun["file_url"], headers=headers)
+            assert found.status_code == status
+        gone = held(server, paths[file][method.lower()], method, f"{server.url}/files/{'0' * 32}/a")
+        assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("way", ["a ticket", "a token"])
+def test_parts_are_sent_and_made_a_file_as_documented(server: Server, way: str):
+    paths = read(server)["paths"]
+    file, query, headers = "/files/{file_id}/{name}", {}, {}
+    if way == "a ticket":
+        path = "/storage/upload/initiate-multipart"
+        begun = held(server, paths[path]["post"], "POST", server.url + path, json={}).json()
+        at = url = begun["file_url"]
+        query = {"upload": begun["upload_url"].partition("=")[2]}
+    else:
+        path = "/storage/auth/token"
+        token = held(server, paths[path]["post"], "POST", server.url + path).json()["token"]
+        path, headers = "/files/upload/multipart", {"authorization": f"Bearer {token}"}
+        begun = held(server, paths[path]["post"], "POST", server.url + path, headers=headers).json()
+        url, file = begun["access_url"], file + "/multipart/{upload_id}"
+        at = f"{url}/multipart/{begun['uploadId']}"
+        missing = held(server, paths[file + "/{number}"]["put"], "PUT", at + "/1", content=b"a")
+        assert missing.status_code == 401
+    sent = {"params": query, "headers": headers}
+    put, complete = paths[file + "/{number}"]["put"], paths[file + "/complete"]["post"]
+    parts = [held(server, put, "PUT", f"{at}/{n}", content=b"ab", **sent).json() for n in (1, 2)]
+    ends = [({}, 422), ({"parts": [{"partNumber": 3, "etag": "e"}]}, 400), ({"parts": parts}, 200)]
+    for body, status in ends:
+        assert held(server, complete, "POST", at + "/complete", json=body, **sent).status_code == status
+    assert held(server, put, "PUT", f"{at}/3", content=b"late", **sent).status_code == 400
+    assert httpx.get(url).content == b"abab"
