@@ -45,6 +45,10 @@ class Cache(Generic[Value]):
                 self.bytes -= freed
                 self.evictions += 1
 
+    def __contains__(self, key: Hashable) -> bool:
+        """No use of it, and no hit or miss."""
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from engines import device as devices
 from engines.backends.graphs import WARM_UPS, Recorder, Recording
 from engines.vae import Vae, levels
 
-MOST = 12  # recordings: groups of one to four, of three sizes
+MOST = 48  # recordings: groups of one to four, of a dozen sizes
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class _Plate:
     """One size of call. Latents are put where they were when it was recorded."""
 
     latents: Tensor
-    calls: int = 0
+    calls: Counter[int] = field(default_factory=Counter)  # by thread: cuDNN has a handle and plans for each
     recording: Recording | None = None
     unfit: bool = False
 
 
 class Decoder:
-    """`developed`, whose calls are replayed once a size of call has come `WARM_UPS` times. Any thread."""
+    """`developed`, whose calls are replayed once a thread has made `WARM_UPS` of a size. Any thread."""
 
     def __init__(self, codec: Vae, recorder: Recorder | None = None, most: int = MOST) -> None:
         """recorder: None records nothing. most: recordings kept, the last used ones."""
@@ -65,10 +65,11 @@ class Decoder:
             plate = self._plate(latents)
             torch.stack(list(latents), out=plate.latents)
             run = partial(developed, self.codec, plate.latents)
-            plate.calls += 1
-            if plate.calls <= WARM_UPS or plate.unfit:
-                return self._recorder.aside(run)
             if plate.recording is None:
+                thread = threading.get_ident()
+                plate.calls[thread] += 1
+                if plate.calls[thread] <= WARM_UPS or plate.unfit:
+                    return self._recorder.aside(run)
                 try:
                     plate.recording = self._recorder.record(run)
                 except RuntimeError as error:
@@ -78,6 +79,7 @@ class Decoder:
                     else:
                         size = "x".join(map(str, plate.latents.shape))
                         log.warning("no CUDA graph of a decode of %s latents: %s", size, error)
+                if plate.recording is None:
                     return self._recorder.aside(run)
                 self._counts["recorded"] += 1
             plate.recording.replay()
@@ -98,17 +100,16 @@ class Decoder:
         size = (len(latents), *latents[0].shape)
         if size not in self._plates:
             while len(self._plates) >= self._most:
-                self._finish()
-                self._plates.popitem(last=False)
+                self._let_go(self._plates.popitem(last=False)[1])
             self._plates[size] = _Plate(torch.empty(size, dtype=latents[0].dtype, device=latents[0].device))
         self._plates.move_to_end(size)
         return self._plates[size]
 
     def _drop(self, keep: _Plate | None = None) -> None:
-        if self._plates:
-            self._finish()
-        self._plates = OrderedDict((size, plate) for size, plate in self._plates.items() if plate is keep)
+        for size, plate in list(self._plates.items()):
+            if plate is not keep:
+                self._let_go(self._plates.pop(size))
 
-    def _finish(self) -> None:
-        if self._recorder is not None:
-            self._recorder.finish()  # what is dropped may still run
+    def _let_go(self, plate: _Plate) -> None:
+        if plate.recording is not None and self._recorder is not None:
+            self._recorder.drop(plate.recording)  # which may still run

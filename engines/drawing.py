@@ -19,8 +19,9 @@ class Drawing:
 
     submit: Submit
     inputs: Any = None
-    prepared_s: float = 0.0  # on the pool, before its turn: decoding its image and mask
-    ahead: bool = False  # and making its rows
+    prepared_s: float = 0.0  # on the pool, before its turn: decoding its image and mask, and what else
+    prepared: tuple[str, ...] = ()  # stages of its rows that were worked on there
+    ahead: bool = False  # its rows were made there
     begun: float = 0.0  # stamp: it was admitted
     rows: list[Row] = field(default_factory=list)
     calls: list[dict[str, float]] = field(default_factory=list)  # UNet calls it had a row in
@@ -59,6 +60,12 @@ class Drawing:
             self.pictures[image] = picture
             return len(self.pictures) == self.submit.job.count
 
+    @property
+    def size(self) -> int:
+        """Bytes of the pictures written so far."""
+        with self._lock:
+            return sum(len(picture.data) for picture in self.pictures.values())
+
     def done(self, drawn: tuple[int, int], now: float) -> Done:
         """The answer. `drawn`: (width, height) of the UNet's picture."""
         return Done(
@@ -77,7 +84,7 @@ class Drawing:
             stage: max(row.timings.get(stage, 0.0) for row in self.rows) for stage in ("text", "vae_encode")
         }
         calls = sum(call["seconds"] for call in self.calls)
-        inputs = self.prepared_s - (sum(once.values()) if self.ahead else 0.0)
+        inputs = self.prepared_s - sum(once[stage] for stage in self.prepared)
         return {
             "queue": max(0.0, self.begun - self.submit.received - self.prepared_s),
             "inputs": max(0.0, inputs),

@@ -106,7 +106,10 @@ class Fake:
         size = (job.width, job.height)
         return image.resize(size), None if mask is None else mask.resize(size)
 
-    def rows(self, job: Job, inputs: Any) -> list[FakeRow]:
+    def knows(self, job: Job) -> bool:
+        return not self.rows_ms
+
+    def rows(self, job: Job, inputs: Any, ahead: bool = False) -> list[FakeRow]:
         if job.prompt.startswith("!fault"):
             raise Fault("invalid", "this prompt asks for a fault", "prompt")
         if self.rows_ms:

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from engines.pipeline import Fault
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.safety import Safety
 from engines.streams import Mark, Streams
-from engines.text import Text
+from engines.text import Embedding, Text
 from engines.vae import Posterior, Vae
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
@@ -220,12 +220,22 @@ class Lcm:
                 found = replace(found, encoded=self._encoded(job, found))
         return found
 
-    def rows(self, job: Job, inputs: Inputs | None) -> list[LcmRow]:
+    def knows(self, job: Job) -> bool:
+        known = self.text.knows(job.prompt)
+        if known and self.denoiser.guides(job.guidance):
+            known = self.text.knows(job.negative_prompt, negative=True)
+        return known
+
+    def rows(self, job: Job, inputs: Inputs | None, ahead: bool = False) -> list[LcmRow]:
         lane, steps, slots = self.lane(job)
         timings: dict[str, float] = {"text": 0.0, "vae_encode": 0.0, "vae": 0.0}
-        with self._refusing(), self.streams.entering():
+        with self._refusing(), self.streams.entering() if ahead else nullcontext():
             embedding = self.text.embed(job.prompt, timings)
             negative = self.text.embed(job.negative_prompt, timings, negative=True) if slots == 2 else None
+            if ahead:  # what was called is not yet done
+                began = time.perf_counter()
+                self.streams.lent(_words(embedding, negative))
+                timings["text"] += time.perf_counter() - began
             posterior = None
             if inputs is not None:
                 posterior, timings["vae_encode"] = inputs.encoded or self._encoded(job, inputs)
@@ -255,7 +265,8 @@ class Lcm:
                         sizes=sizes,
                     )
                 )
-            self.streams.lent(tensor for row in rows for tensor in _given(row))
+            if ahead:
+                self.streams.lent(tensor for row in rows for tensor in _given(row))
         return rows
 
     def _plan(
@@ -397,7 +408,7 @@ class Lcm:
     def peek(self, row: LcmRow) -> tuple[Tensor, Mark]:
         """[C, h, w]: the estimate of the step just done."""
         at = row.position - 1
-        with torch.inference_mode():
+        with self._refusing(), torch.inference_mode():
             found = sampler.estimate(
                 row.latents, row.coefficients[at], row.noise[at], row.still[at], row.mask, row.clean
             )
@@ -406,7 +417,10 @@ class Lcm:
     def preview(self, row: LcmRow, peeked: tuple[Tensor, Mark]) -> Pixels:
         found, mark = peeked
         with self._refusing():
-            return self._developed(self.tiny, [found], mark)[0][0]
+            (pixels,), (sound,) = self._developed(self.tiny, [found], mark)
+        if not sound:
+            raise Fault("internal", "the model made no picture of this: its numbers are not finite")
+        return pixels
 
     def encode(self, row: LcmRow | Finished, pixels: Pixels, job: Job) -> tuple[bytes, bool]:
         unsafe = job.safety and self._unsafe(row, pixels)
@@ -457,10 +471,12 @@ class Lcm:
 def _given(row: LcmRow) -> Iterator[Tensor]:
     """One tensor of each piece of memory that a new row has."""
     yield from (row.latents, row.coefficients[0], row.noise[0], row.still[0], row.mask, row.guidance)
-    words = (row.embedding, *(() if row.negative is None else (row.negative,)))
-    for tensor in (row.clean, row.sizes, *(part for one in words for part in one)):
-        if tensor is not None:
-            yield tensor
+    yield from (tensor for tensor in (row.clean, row.sizes) if tensor is not None)
+
+
+def _words(*embeddings: Embedding | None) -> Iterator[Tensor]:
+    for embedding in embeddings:
+        yield from (tensor for tensor in embedding or () if tensor is not None)
 
 
 def _digest(data: bytes) -> str:

@@ -3,8 +3,9 @@
     reader thread   link -> inbox; end of file ends the process at once
     step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
     decoder         rows -> VAE decode, in the loop's place, where the device does it beside the next call
-    pool            pictures of a job -> pixels; drawn pixels -> JPEG, PNG, WebP; jobs -> rows, in the loop's
-                    place, where the device makes them beside the next call
+    intake          pictures of a job -> pixels; and on to rows, in the loop's place, where the device makes
+                    them beside the next call
+    pool            drawn pixels -> JPEG, PNG, WebP
     previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
     writer thread   outbox -> link, what the gateway did not read at once
 
@@ -16,9 +17,10 @@ the process: its memory is not trusted any more, and the gateway sees the end of
 
 Pong.stats: steps, rows, slots (UNet calls, the rows in them, the places these had), occupancy
 (rows' places / slots), busy_s (in calls and decodes, which may be at once), step_s (the dearest call known),
-tiny_vae, full_vae (pictures asked of either decoder), waiting, running, done, again and settled (live
-frames that asked for what the session was shown last: just so; through another decoder, and only decoded),
-refused, superseded, cancelled, and what the pipeline counts.
+tiny_vae, full_vae (pictures asked of either decoder), waiting, running, ahead (requests with
+rows before their turn), done, again and settled (live frames that asked for what the session was shown last:
+just so; through another decoder, and only decoded), refused, superseded, cancelled, and what the pipeline
+counts.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +45,7 @@ from msgspec.structs import replace
 from engines.cache import Cache
 from engines.cost import Cost
 from engines.drawing import Drawing, again
-from engines.link import Decoder, LinkError, pack
+from engines.link import MAX_FRAME, Decoder, LinkError, pack
 from engines.mailbox import Request
 from engines.messages import (
     Cancel,
@@ -76,6 +79,11 @@ AHEAD = 64  # requests whose rows are made before their turn: they lie in the de
 DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
+MAX_PICTURES = MAX_FRAME - (1 << 16)  # bytes of all the pictures of an answer
+TOO_LARGE = (
+    f"the pictures of this answer are {{}} MiB, the limit is {MAX_PICTURES >> 20} MiB: "
+    "ask for fewer or smaller ones, or for jpeg"
+)
 ENDS = ("done", "again", "settled", "refused", "superseded", "cancelled")  # of a request
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -137,6 +145,7 @@ class Loop:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.outbox = Outbox(sock)
         self.cost = Cost()
+        self.intake = Pool(pool, "intake", self._fatal)
         self.pool = Pool(pool, "pool", self._fatal)
         # One thread, and not the pool's: answers do not wait for previews.
         self.previewer = Pool(1, "previewer", self._fatal)
@@ -144,6 +153,7 @@ class Loop:
         self._decoding = threading.Semaphore(DECODING)
         self._encoding = threading.Semaphore(ENCODING)
         self._drawings: dict[int, Drawing] = {}
+        self._settling: deque[Drawing] = deque()  # through another decoder or as another file, and only that
         self._ahead: set[int] = set()  # tickets with rows before their turn, made or being made
         self._counts = dict.fromkeys(("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", *ENDS), 0)
         self._busy_s = 0.0
@@ -183,23 +193,38 @@ class Loop:
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
-        """One step boundary and the call after it. False when there is nothing to draw."""
+        """One step boundary and the call after it. False when there is nothing to draw.
+
+        Of the frames that only settle, one: a session can ask for them as fast as they are answered.
+        """
         for ticket in self.schedule.prepare():
             self.recorder.begin(ticket)
             ahead = self.pipeline.overlaps and len(self._ahead) < AHEAD
             if ahead:
                 self._ahead.add(ticket)
-            self.pool.submit(self._prepare, ticket, self._drawings[ticket].submit.job, ahead)
+            self.intake.submit(self._prepare, self._drawings[ticket], ahead)
         admission = self.schedule.admit(time.monotonic())
         self._supersede(admission.superseded)
         for ticket in admission.begin:
             self._begin(ticket)
         call = self.schedule.call()
-        if call is None:
-            return False
-        finished = self._step(call)
-        self._finished([(self._drawings[ticket], image) for ticket, image in finished])
-        return True
+        if call is not None:
+            finished = self._step(call)
+            self._finished([(self._drawings[ticket], image) for ticket, image in finished])
+        settled = self._settle()
+        return call is not None or settled
+
+    def _settle(self) -> bool:
+        """The frame that has waited longest for a decoder alone, if there is one."""
+        while self._settling:
+            drawing = self._settling.popleft()
+            if drawing.over:
+                continue
+            drawing.begun = time.monotonic()
+            self.recorder.begin(drawing.submit.ticket)
+            self._finished([(drawing, image) for image in range(drawing.submit.job.count)])
+            return True
+        return False
 
     def _begin(self, ticket: int) -> None:
         drawing = self._drawings[ticket]
@@ -249,8 +274,10 @@ class Loop:
             return
         row = drawing.rows[image]
         if row.position < row.steps:
-            drawing.previewing.add(image)
-            self.previewer.submit(self._preview, drawing, image, row.position, self.pipeline.peek(row))
+            with contextlib.suppress(Fault):  # no memory for a preview
+                peeked = self.pipeline.peek(row)
+                drawing.previewing.add(image)
+                self.previewer.submit(self._preview, drawing, image, row.position, peeked)
 
     def _finished(self, images: list[_Image]) -> None:
         """Rows of one lane on to the VAE, a few at a time."""
@@ -305,13 +332,11 @@ class Loop:
     # ---- what comes in ----
 
     def _take(self, wait: bool) -> None:
-        """Everything in the inbox; with `wait`, sleep until there is something."""
-        while True:
-            try:
-                message = self.inbox.get(block=wait)
-            except queue.Empty:
-                return
-            wait = False
+        """What is in the inbox by now; with `wait`, sleep until there is something. What comes meanwhile is
+        for the next boundary: an inbox that fills as fast as it is read must not stop the steps."""
+        message = self.inbox.get() if wait else None
+        for _ in range(self.inbox.qsize() + wait):
+            message = message or self.inbox.get()
             match message:
                 case Submit():
                     self._submit(message)
@@ -330,6 +355,7 @@ class Loop:
                     self._finish(message)
                 case _:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
+            message = None
 
     def _submit(self, submit: Submit) -> None:
         job = submit.job
@@ -361,7 +387,7 @@ class Loop:
             background=submit.background,
             vae=job.vae,
         )
-        ready = job.image is None and not self.pipeline.overlaps
+        ready = job.image is None and (not self.pipeline.overlaps or self.pipeline.knows(job))
         self._supersede(self.schedule.submit(request, ready=ready))
 
     def _show_again(self, submit: Submit) -> bool:
@@ -376,10 +402,9 @@ class Loop:
         if replace(shown.job, vae=job.vae, format=job.format, safety=job.safety) != job:
             return False
         self._counts["settled"] += 1
-        drawing = self._drawings[submit.ticket] = Drawing(submit, begun=time.monotonic())
-        self.recorder.begin(submit.ticket)
-        drawing.rows = [self.pipeline.kept(row, job) for row in shown.rows]
-        self._finished([(drawing, image) for image in range(job.count)])
+        rows = [self.pipeline.kept(row, job) for row in shown.rows]
+        drawing = self._drawings[submit.ticket] = Drawing(submit, rows=rows)
+        self._settling.append(drawing)
         return True
 
     def _deadline(self, submit: Submit) -> float:
@@ -401,8 +426,10 @@ class Loop:
             self._refuse(ticket, prepared.fault)
             return
         drawing.inputs = prepared.inputs
+        drawing.prepared = ("vae_encode",) if self.pipeline.overlaps else ()
         if prepared.rows is not None:
             drawing.rows, drawing.ahead = prepared.rows, True
+            drawing.prepared = ("text", "vae_encode")
         self._supersede(self.schedule.ready(ticket))
 
     def _finish(self, finished: _Finished) -> None:
@@ -425,7 +452,8 @@ class Loop:
 
     def _supersede(self, tickets: Iterable[int]) -> None:
         for ticket in tickets:
-            self._gone(ticket)
+            if (drawing := self._gone(ticket)) is not None:
+                drawing.close()
             self._counts["superseded"] += 1
             self._send(Dropped(ticket, "superseded"))
 
@@ -443,17 +471,18 @@ class Loop:
 
     # ---- on the pool ----
 
-    def _prepare(self, ticket: int, job: Job, ahead: bool) -> None:
+    def _prepare(self, drawing: Drawing, ahead: bool) -> None:
         """ahead: its rows as well."""
-        began = time.monotonic()
+        began, job = time.monotonic(), drawing.submit.job
         inputs = rows = fault = None
         try:
-            inputs = self.pipeline.decode_inputs(job)
-            if ahead:
-                rows = list(self.pipeline.rows(job, inputs))
+            if not drawing.over:
+                inputs = self.pipeline.decode_inputs(job)
+            if ahead and not drawing.over:
+                rows = list(self.pipeline.rows(job, inputs, ahead=True))
         except Fault as found:
             fault = found
-        self.inbox.put(_Prepared(ticket, time.monotonic() - began, inputs, rows, fault))
+        self.inbox.put(_Prepared(drawing.submit.ticket, time.monotonic() - began, inputs, rows, fault))
 
     def _encode(self, drawing: Drawing, image: int, pixels: Any) -> None:
         job = drawing.submit.job
@@ -463,7 +492,10 @@ class Loop:
                 return
             data, unsafe = self.pipeline.encode(drawing.rows[image], pixels, job)
             picture = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
-            if drawing.add(image, picture, time.monotonic() - began) and drawing.close():
+            whole = drawing.add(image, picture, time.monotonic() - began)
+            if whole and drawing.size > MAX_PICTURES:
+                raise Fault("invalid", TOO_LARGE.format(drawing.size >> 20), "num_images")
+            if whole and drawing.close():
                 done = drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic())
                 if drawing.submit.buffering and self._shown.budget:
                     self._keep(drawing, done)
@@ -527,6 +559,7 @@ class Loop:
             "step_s": self.cost.slowest(),
             "waiting": float(self.schedule.waiting),
             "running": float(self.schedule.running),
+            "ahead": float(len(self._ahead)),
             **self.pipeline.stats(),
         }
 
@@ -543,8 +576,3 @@ class Loop:
                 os._exit(70)
 
         return guarded
-
-
-def _bytes(job: Job, done: Done) -> int:
-    pictures = sum(len(picture.data) for picture in done.pictures)
-    return pictures + len(job.image or b"") + len(job.mask or b"") + 4 * len(job.prompt) + 2048

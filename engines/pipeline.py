@@ -56,10 +56,13 @@ class Pipeline(Protocol):
         Thread-safe; called on a pool. Raises Fault.
         """
 
-    def rows(self, job: Job, inputs: Any) -> list[Row]:
+    def knows(self, job: Job) -> bool:
+        """Whether `rows` of this job without an image take next to no time: its prompt was encoded before."""
+
+    def rows(self, job: Job, inputs: Any, ahead: bool = False) -> list[Row]:
         """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault.
 
-        Where the device overlaps: thread-safe, and called on a pool beside the steps as a rule.
+        ahead: called on a pool, beside the steps; only where the device overlaps.
         """
 
     def step(self, rows: Sequence[Row], bucket: int) -> None:
@@ -82,7 +85,7 @@ class Pipeline(Protocol):
         """A kept row for a job that differs in its `vae`, `format` and `safety` only, ready for `decode`."""
 
     def peek(self, row: Row) -> Any:
-        """What `preview` needs of a row between two steps. Costs next to nothing."""
+        """What `preview` needs of a row between two steps. Costs next to nothing. Raises Fault."""
 
     def preview(self, row: Row, peeked: Any) -> Any:
         """The row's estimate of its finished picture, as `decode` gives pixels. Thread-safe; called on a

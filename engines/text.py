@@ -62,6 +62,10 @@ class Text:
         timings["text"] = timings.get("text", 0.0) + time.perf_counter() - began
         return embedding
 
+    def knows(self, prompt: str, negative: bool = False) -> bool:
+        """Whether `embed` would be quick."""
+        return (prompt, negative and not prompt and self.blank) in self.cache
+
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Embedding:
         if len(self.encoders) == 1:

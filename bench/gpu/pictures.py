@@ -53,8 +53,8 @@ def throughput(lab: Lab, most: int) -> dict[str, Any]:
 
 
 def stages(frames: Sequence[Frame]) -> dict[str, float]:
-    """Where a picture's time went, medians in ms; `rest_ms` is what no stage accounts for: the pictures' rows
-    are made in it, and threads wait for each other."""
+    """Where a picture's time went, medians in ms; `rest_ms` is what no stage accounts for: threads wait for
+    each other, and rows of prompts that are known are made in it."""
     told = []
     for frame in frames:
         if frame.answered and not frame.warm:

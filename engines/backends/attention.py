@@ -75,7 +75,8 @@ def fastest(
     """
     seconds = seconds or _seconds
     parts = [
-        torch.empty_strided(size, stride, dtype=call.dtype, device=device).normal_()
+        # Not the device's own generator: it belongs to whatever thread is recording.
+        torch.empty_strided(size, stride, dtype=call.dtype, device=device).copy_(torch.randn(size))
         for size, stride in zip(call.sizes, call.strides, strict=True)
     ]
     q, k, v = parts

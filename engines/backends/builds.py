@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.backends.code import compiled
+from engines.backends.graphs import ADOPTING
 from engines.backends.program import Program, Shape
 
 REQUEST, ANSWER, SAID = "request", "answer", "said"  # files of a build's folder
@@ -69,7 +71,7 @@ class Builds:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = threading.Event()
         self._lock = threading.Lock()  # of the two above and the count
-        self._adopting = threading.Lock()  # Inductor loads with options that are the whole process's
+        self._loading = threading.Lock()  # Inductor loads with options that are the whole process's
         self._threads = [
             threading.Thread(target=self._work, name="builds", daemon=True)
             for _ in range(min(at_once, _fitting(program)))
@@ -110,14 +112,19 @@ class Builds:
                     self._done += 1
 
     def _serve(self, shape: Shape) -> None:
-        with self._adopting, _line(self._program.device):
+        with self._adopting(), _line(self._program.device):
             if self._customer.find(shape):
                 return
         packed = self._build(shape)
-        with self._adopting, _line(self._program.device):
+        with self._adopting(), _line(self._program.device):
             if not self._customer.adopt(shape, packed):
                 raise RuntimeError("the build is of no use")
         self._customer.keep(shape, packed)
+
+    @contextlib.contextmanager
+    def _adopting(self) -> Iterator[None]:
+        with self._loading, ADOPTING:
+            yield
 
     def _build(self, shape: Shape) -> bytes:
         with tempfile.TemporaryDirectory(prefix="realtime-build-") as name:

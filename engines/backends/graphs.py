@@ -40,6 +40,7 @@ class Recording(Protocol):
     output: Tensor  # written by every replay
 
     def replay(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Recorder(Protocol):
@@ -48,23 +49,30 @@ class Recorder(Protocol):
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         """What `run` returns, the caller's to keep; run as it would be recorded."""
 
-    def record(self, run: Callable[[], Tensor]) -> Recording:
-        """Does not compute anything. Raises RuntimeError if `run` cannot be recorded or memory is short."""
+    def record(self, run: Callable[[], Tensor]) -> Recording | None:
+        """Does not compute anything. None: not now, but later. Raises RuntimeError if `run` cannot be
+        recorded or memory is short."""
 
-    def finish(self) -> None:
-        """Wait for everything that was launched."""
+    def drop(self, recording: Recording) -> None:
+        """Once everything that was launched has ended."""
+
+
+ADOPTING = threading.Lock()
+"""Held by who first runs code that was built elsewhere: it may wait for the whole device, which ends every
+recording that any thread makes meanwhile."""
 
 
 class Cuda:
     """Records on a stream of its own, in one memory pool."""
 
-    _one = threading.Lock()  # at a time: steps and decodes are recorded by threads of their own
+    _one = threading.Lock()  # recording or dropping at a time: steps and decodes have threads of their own
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._alive: weakref.WeakSet[CudaGraph] = weakref.WeakSet()
+        self._failed: torch.cuda.CUDAGraph | None = None
 
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         here = torch.cuda.current_stream(self._device)
@@ -75,11 +83,18 @@ class Cuda:
         # Memory of the other stream goes back to it when `made` ends, and it waits for this copy then.
         return made.clone()
 
-    def record(self, run: Callable[[], Tensor]) -> CudaGraph:
-        with self._one:
-            return self._recorded(run)
+    def record(self, run: Callable[[], Tensor]) -> CudaGraph | None:
+        if not ADOPTING.acquire(blocking=False):
+            return None
+        try:
+            with self._one:
+                return self._recorded(run)
+        finally:
+            ADOPTING.release()
 
     def _recorded(self, run: Callable[[], Tensor]) -> CudaGraph:
+        if self._failed is not None:
+            raise RuntimeError("a recording has failed in this process, and torch may not bear another one")
         if not self._alive:  # torch does not take a pool again whose last user has ended
             self._pool = torch.cuda.graph_pool_handle()
         here = torch.cuda.current_stream(self._device)
@@ -93,17 +108,29 @@ class Cuda:
                 output = run()
             except BaseException:
                 with contextlib.suppress(RuntimeError):  # the first error says more
-                    graph.capture_end()
+                    self._end(graph)
                 raise
-            graph.capture_end()
+            self._end(graph)
         here.wait_stream(self._stream)
         recorded = CudaGraph(graph, output)
         self._alive.add(recorded)
         return recorded
 
-    def finish(self) -> None:
+    def _end(self, graph: torch.cuda.CUDAGraph) -> None:
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            # Before 2.13 torch leaves its allocator as if this went on: no memory that another stream has
+            # read would ever be used again (pytorch/pytorch#180395). And what it looks at is in the graph.
+            self._failed = graph
+            with contextlib.suppress(Exception):
+                torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+            raise
+
+    def drop(self, recording: Recording) -> None:
         with self._one:
             torch.cuda.synchronize(self._device)
+            recording.close()
 
 
 class CudaGraph:
@@ -112,6 +139,9 @@ class CudaGraph:
 
     def replay(self) -> None:
         self._graph.replay()
+
+    def close(self) -> None:
+        self._graph.reset()
 
 
 @dataclass(slots=True)
@@ -172,6 +202,8 @@ class Graphs:
                 found.recording = self._recorder.record(lambda: found.step(*batch))
             except RuntimeError as error:
                 return self._unrecorded(shape, batch, error)
+            if found.recording is None:
+                return self._recorder.aside(lambda: self._inner.step(shape, batch))
             self._counts["recorded"] += 1
         found.recording.replay()
         self._counts["replayed"] += 1
@@ -225,9 +257,10 @@ class Graphs:
         return self._recorder.aside(lambda: self._inner.step(shape, batch))
 
     def _drop(self, shape: Shape) -> None:
-        self._recorder.finish()  # what is dropped may still run
-        del self._captured[shape]
+        dropped = self._captured.pop(shape)
         self._warmed.pop(shape, None)
+        if dropped.recording is not None:
+            self._recorder.drop(dropped.recording)
 
 
 def _filled(slots: Batch, batch: Batch) -> Batch:

@@ -33,7 +33,7 @@ def test_inference_is_the_sum_of_what_the_model_took():
 def test_rows_made_before_their_turn_are_told_by_their_stages_and_no_second_twice():
     work = drawing(text=0.05, vae_encode=0.1)
     assert work.timings()["inputs"] == pytest.approx(0.2)
-    work.ahead = True
+    work.prepared = ("text", "vae_encode")
     timings = work.timings()
     assert timings["inputs"] == pytest.approx(0.2 - 0.15)
     stages = timings["queue"] + timings["inputs"] + timings["text"] + timings["vae_encode"]

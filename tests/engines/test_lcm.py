@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 
 from engines.lcm import Lcm
@@ -203,6 +204,33 @@ def test_a_job_leaves_through_the_autoencoder_it_asks_for(pipeline: Any) -> None
         assert abs(pixels.astype(int) - expected).max() <= 1
     assert not np.array_equal(full, fast)
     assert np.array_equal(ours.preview(rows[1], ours.peek(rows[1])), fast), "a preview is quick"
+
+
+def test_no_preview_is_made_of_numbers_that_are_not_finite_nor_without_memory(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = pipeline()
+    (row,) = tiny.drawn(ours, [JOB])
+    peeked, mark = ours.peek(row)
+    with pytest.raises(Fault, match="not finite"):
+        ours.preview(row, (torch.full_like(peeked, torch.nan), mark))
+
+    def full(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("engines.sampler.estimate", full)
+    with pytest.raises(Fault, match="memory"):
+        ours.peek(row)
+    ours._short = False
+
+
+def test_a_prompt_is_known_once_it_was_encoded(fresh: Lcm) -> None:
+    job = replace(JOB, prompt="never asked before")
+    assert not fresh.knows(job)
+    before = fresh.text.cache.misses
+    fresh.rows(job, None)
+    assert fresh.knows(job)
+    assert fresh.text.cache.misses == before + 1, "asking is no use of it"
 
 
 def test_with_one_autoencoder_it_does_all(pipeline: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -227,11 +229,13 @@ def test_rows_are_made_ahead_for_so_many_only_and_places_come_free_however_reque
             engine.send(Cancel([first + n for n in range(0, people, 2)]))
             engine.send(*(submit(first + 500 + n, session="hand", buffering=1) for n in range(frames)))
             engine.send(submit(first + 998, prompt="!fault"))
-        ended = 0.0
+        ended, most = 0.0, 0.0
         while ended < 3 * (people + frames + 1):
             engine.send(Ping(1))
-            pong = engine.until(Pong)[-1]
-            ended = sum(pong.stats[end] for end in ENDS)
+            (pong,) = engine.until(Pong)
+            ended, most = sum(pong.stats[end] for end in ENDS), max(most, pong.stats["ahead"])
+        assert AHEAD / 2 < most <= AHEAD
+        assert pong.stats["ahead"] == 0
         engine.send(submit(9999))
         (done,) = engine.until(Done)
         assert done.ticket == 9999
@@ -254,6 +258,45 @@ def test_live_frames_leave_through_the_tiny_vae_and_requests_through_the_full_on
     engine.send(Ping(1))
     (pong,) = engine.until(Pong)
     assert (pong.stats["tiny_vae"], pong.stats["full_vae"]) == (1, 2)
+
+
+def settling(ticket: int, format: str) -> Submit:
+    return submit(ticket, "the same", "restless", seed=1, steps=1, buffering=8, format=format)
+
+
+def test_a_session_that_settles_as_fast_as_it_is_answered_keeps_nobody_waiting():
+    """Another file of the same picture needs no step, and so no turn; but it is not done before all turns."""
+    with Process("fake:base_ms=1,row_ms=0,vae_ms=20,kept_mb=1") as engine:
+        engine.ready().send(settling(1, "jpeg"))
+        engine.until(Done)
+        formats = itertools.cycle(("png", "webp", "jpeg"))
+        engine.send(*(settling(n, next(formats)) for n in range(2, 6)), submit(1000, steps=2))
+        for ticket in range(6, 60):
+            (done,) = engine.until(Done)
+            if done.ticket == 1000:
+                break
+            engine.send(settling(ticket, next(formats)))
+        else:
+            pytest.fail("the other session's frame was never drawn")
+        engine.send(Ping(1))
+        assert engine.until(Pong)[0].stats["settled"] >= 4
+
+
+@pytest.mark.timeout(60)  # eight files of 9 MB are written
+def test_an_answer_too_large_for_the_link_is_refused_in_words_and_everybody_lives_on(engine):
+    noise = np.random.default_rng(1).integers(0, 256, (1750, 1750, 3), np.uint8)
+    image, mask = io.BytesIO(), io.BytesIO()
+    Image.fromarray(noise).save(image, "PNG", compress_level=0)
+    Image.new("L", (1750, 1750)).save(mask, "PNG")
+    pictures = {"image": image.getvalue(), "mask": mask.getvalue(), "mask_only": True}
+    size = {"width": 1750, "height": 1750, "steps": 1}
+    engine.socket.settimeout(50)
+    engine.send(submit(1, count=8, format="png", **pictures, **size), submit(2))
+    (refused,) = engine.until(Refused)
+    assert (refused.ticket, refused.code, refused.field) == (1, "invalid", "num_images")
+    assert "the limit is 63 MiB" in refused.reason
+    engine.send(submit(3))
+    assert engine.until(Done)[-1].ticket in (2, 3)
 
 
 @pytest.fixture

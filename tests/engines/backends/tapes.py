@@ -20,23 +20,30 @@ class Tape:
     def replay(self) -> None:
         self.output.copy_(self._run())
 
+    def close(self) -> None:
+        del self._run  # a replay of it fails from now on
+
 
 class Tapes:
     """A stand-in for CUDA: all at once, on the CPU. `failing`: raised instead of the next recording."""
 
     def __init__(self) -> None:
-        self.recorded, self.aside_calls, self.finished = 0, 0, 0
+        self.recorded, self.aside_calls, self.dropped = 0, 0, 0
+        self.busy = False  # with something that no recording bears
         self.failing: list[RuntimeError] = []
 
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         self.aside_calls += 1
         return run().clone()
 
-    def record(self, run: Callable[[], Tensor]) -> Tape:
+    def record(self, run: Callable[[], Tensor]) -> Tape | None:
+        if self.busy:
+            return None
         if self.failing:
             raise self.failing.pop()
         self.recorded += 1
         return Tape(run)
 
-    def finish(self) -> None:
-        self.finished += 1
+    def drop(self, recording: Tape) -> None:
+        self.dropped += 1
+        recording.close()

@@ -60,6 +60,21 @@ def test_the_first_calls_are_uncaptured_and_all_give_eager_numbers(
 
 
 @torch.inference_mode()
+def test_a_call_that_cannot_be_recorded_now_is_uncaptured_and_a_later_one_is_recorded(
+    small: Program, graphs: Graphs, tapes: Tapes
+) -> None:
+    tapes.busy = True
+    for turn in range(WARM_UPS + 2):
+        batch = small.sample(SHAPE, seed=turn)
+        assert torch.equal(call(graphs, batch), small(*batch))
+    assert (tapes.recorded, graphs.stats()["graphs_unfit"]) == (0, 0)
+    tapes.busy = False
+    batch = small.sample(SHAPE, seed=9)
+    assert torch.equal(call(graphs, batch), small(*batch))
+    assert tapes.recorded == 1
+
+
+@torch.inference_mode()
 def test_what_a_replay_gave_is_not_written_again(small: Program, graphs: Graphs) -> None:
     graphs.warm(SHAPE)
     first = call(graphs, small.sample(SHAPE, seed=1))
@@ -89,9 +104,9 @@ def test_the_shape_used_longest_ago_is_dropped_once_nothing_of_it_runs(graphs: G
     for shape in shapes[:3]:
         graphs.warm(shape)
     assert graphs.slots(shapes[0]) is not None  # used again
-    finished = tapes.finished
+    dropped = tapes.dropped
     graphs.warm(shapes[3])
-    assert tapes.finished > finished
+    assert tapes.dropped > dropped
     assert [graphs.slots(shape) is not None for shape in shapes] == [True, False, True, True]
     assert graphs.stats()["graphs_evicted"] == 1
 
@@ -160,7 +175,7 @@ def test_a_recording_that_finds_no_memory_gives_all_of_it_back_and_the_row_its_n
     batch = small.sample(SHAPE, seed=5)
     assert torch.equal(call(graphs, batch), small(*batch))
     assert graphs.stats()["graphs"] == 0
-    assert tapes.finished > 0
+    assert tapes.dropped > 0
     for shape in (*others, SHAPE):  # they come back, but fewer at a time
         graphs.warm(shape)
     assert graphs.stats()["graphs"] == 1
