@@ -110,7 +110,8 @@ class Lcm:
             self.denoiser.program,
             mode=self.mode,
             store=store,
-            background=self.background if store is not None else 0,
+            # Code that comes in while it serves would change the bytes of a seed's picture.
+            background=self.background if store is not None and not self.deterministic else 0,
             quick=self.quick,
         )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
