@@ -40,9 +40,11 @@ def shown(certificate: Path, key: Path) -> Iterator[int]:
 
         thread = threading.Thread(target=show)
         thread.start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def forged(authority: Path, name: str, folder: Path) -> Path:
