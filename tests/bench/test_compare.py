@@ -1,6 +1,7 @@
 """The comparison on planted peers: what it counts, and that it sees a picture that went to the wrong user."""
 
 import io
+import math
 
 import pytest
 from PIL import Image
@@ -74,6 +75,12 @@ def test_a_users_colour_is_in_the_picture_they_send():
     red, green, blue = Image.open(io.BytesIO(sent.image)).convert("RGB").getpixel((9, 9))
     assert blue > 2 * max(red, green)
     assert sent.strength < 1
+
+
+def test_a_base_that_made_nothing_in_its_time_is_no_base():
+    row = table([Peer("diffusers, one by one", images_s=0.0), Peer("ours", images_s=2.0)], "t", "").rows[1]
+    assert (row[0], row[1]) == ("ours", 2.0)
+    assert math.isnan(row[2])
 
 
 def test_a_peer_that_could_not_run_stays_in_the_table_with_its_reason():
