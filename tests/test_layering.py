@@ -25,7 +25,7 @@ LAYERS = [
     {"work", "storage"},
     {"socket", "transport"},
     {"apps", "engine", "fleet"},
-    {"images", "answer", "fetch", "formats", "child"},
+    {"images", "answer", "fetch", "formats", "child", "poison"},
     {"service", "sse", "limits", "places"},
     {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},
