@@ -9,6 +9,17 @@ from pybase64 import b64encode_as_string
 
 from engines.messages import Done, Job, Picture
 
+OFF_LOOP = 256 * 1024  # bytes that take about a millisecond as base64 in JSON
+OFF_LOOP_BINARY = 2 * 1024 * 1024  # the same in msgpack, which copies them
+
+
+def is_large(done: Done, *, binary: bool) -> bool:
+    """Whether an answer with these pictures in it is made in a thread. binary: in msgpack."""
+    size = 0
+    for picture in done.pictures:
+        size += len(picture.data)
+    return size > (OFF_LOOP_BINARY if binary else OFF_LOOP)
+
 
 def images(pictures: Sequence[Picture], *, as_bytes: bool) -> list[dict[str, Any]]:
     """`images` of an answer. as_bytes: `content` for msgpack, else `url` with a data URI."""

@@ -42,13 +42,16 @@ class Close:
     reason: str = ""
 
 
+Output = bytes | str | wire.Fragment | Close
+
+
 class Connection:
     def __init__(self, *, now: float, idle_s: float) -> None:
         self.idle_s = idle_s
         self.closed = False  # nothing is read or sent any more, except what `data_to_send` still holds
         self.errors = 0  # messages that were none
         self._heard = now
-        self.outputs: deque[bytes | str | Close] = deque()  # what `data_to_send` still holds
+        self.outputs: deque[Output] = deque()  # what `data_to_send` still holds
 
     def receive(self, data: bytes | str, now: float) -> Request | None:
         """The request in a frame. None if there is none; then an error is due, unless the frame is empty."""
@@ -73,6 +76,11 @@ class Connection:
     def answer(self, body: dict[str, Any], *, binary: bool) -> None:
         """A result, in the framing of its request."""
         self._put(wire.encode(body, binary=binary))
+
+    def answer_large(self, fragments: list[wire.Fragment]) -> None:
+        """As `answer`, with what a thread has made of the body. Nothing else comes between."""
+        for fragment in fragments:
+            self._put(fragment)
 
     def fail(self, failure: Failure, request_id: str | None = None) -> None:
         """An error frame, text; `request_id` of what it answers. The connection goes on."""
@@ -111,7 +119,7 @@ class Connection:
         else:
             self.close(1000)
 
-    def data_to_send(self) -> bytes | str | Close | None:
+    def data_to_send(self) -> Output | None:
         """The next message or close to put on the wire, oldest first; None if there is nothing."""
         return self.outputs.popleft() if self.outputs else None
 
@@ -120,6 +128,6 @@ class Connection:
         """Outputs not fetched yet. Who reads on while this grows lets the peer fill our memory."""
         return len(self.outputs)
 
-    def _put(self, output: bytes | str | Close) -> None:
+    def _put(self, output: Output) -> None:
         if not self.closed:
             self.outputs.append(output)

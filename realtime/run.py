@@ -16,13 +16,13 @@ from starlette.responses import Response
 
 from engines.messages import Preview
 from realtime import wire
+from realtime.answer import OFF_LOOP as OFF_LOOP
 from realtime.apps import App, find
 from realtime.errors import BadFrame, Draining, InvalidInput, MethodNotAllowed, TooLarge, TooMuch, UnknownApp
 from realtime.hosts import Role, Target, base_of
 from realtime.service import Caller, Service
 from realtime.socket import MAX_HELD
 from realtime.storage import lifecycle
-from realtime.work import OFF_LOOP as OFF_LOOP
 from realtime.work import Outcome, start_timeout_of
 
 if TYPE_CHECKING:

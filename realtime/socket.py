@@ -5,6 +5,7 @@ it; the engine's reply answers and writes it. What must wait, waits elsewhere, a
 
 * for a picture to be fetched or decoded, or for the engine to be known: the opener, a task;
 * for credit: in the mailbox of `Session`, until an answer is written;
+* for large pictures to become text: the encoder, a task with a thread; the answers behind it;
 * for the peer to read: as an outcome, not a picture in text form, until the transport has room again.
 
 Bounded: the mailbox and the credit of `Session`, and nothing is read while `UNSENT` errors are unread.
@@ -21,7 +22,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from engines.messages import Done, Dropped, Job
-from realtime import log
+from realtime import log, wire
+from realtime.answer import is_large
 from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
@@ -90,6 +92,7 @@ class Socket:
         self._deadline_s = settings.target_s if buffering <= BUFFERING else None
         self._released: deque[Slot[Frame, Done | Failure]] = deque()
         self._opener: asyncio.Task[None] | None = None  # of the last frame taken; the next ones wait
+        self._encoder: asyncio.Task[None] | None = None  # of a large answer; those behind it wait
         self._idle: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None  # running while the peer leaves something unread
         self._held = 0  # bytes, as last added to the gateway's sum
@@ -116,9 +119,11 @@ class Socket:
             for timer in (self._idle, self._stalled):
                 if timer is not None:
                     timer.cancel()
-            if self._opener is not None:
-                self._opener.cancel()
-                await asyncio.gather(self._opener, return_exceptions=True)
+            tasks = [task for task in (self._opener, self._encoder) if task is not None]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self, code: int, by: str) -> None:
         """Close from our side, after what is already due."""
@@ -278,7 +283,7 @@ class Socket:
         frames, outputs, released = self._frames, self._outputs, self._released
         wrote = False
         try:
-            while (outputs or released) and frames.ready:
+            while (outputs or (released and self._encoder is None)) and frames.ready:
                 if not outputs:
                     self._answer(released.popleft())
                     if not outputs:
@@ -294,7 +299,7 @@ class Socket:
             logger.exception("socket.write", session=self.name, app=self._app.id)
             self.abort("error")
             return
-        due = bool(outputs or released)
+        due = bool(outputs or (released and self._encoder is None))  # by the peer's fault
         if self._stalled is not None and (wrote or not due):
             self._stalled.cancel()
             self._stalled = None
@@ -302,14 +307,38 @@ class Socket:
             self._stalled = asyncio.get_running_loop().call_later(self._send_timeout_s, self._stall)
 
     def _answer(self, slot: Slot[Frame, Done | Failure]) -> None:
-        """The oldest outcome, now that it can be written, becomes a message, and its frame is gone."""
+        """The oldest outcome, now that it can be written, becomes a message, and its frame is gone.
+
+        A large one does so later, in its turn.
+        """
         frame, outcome = slot.request, slot.outcome
         if isinstance(outcome, Done):
+            if is_large(outcome, binary=frame.binary):
+                self._encoder = asyncio.create_task(self._encode(frame, outcome), name=f"encode {self.name}")
+                return
             try:
                 self._connection.answer(self._body(frame, outcome), binary=frame.binary)
                 self._flow.answer(monotonic() - frame.received)
             except Exception:
                 outcome = self._internal("frame.answer")
+        self._answered(frame, outcome)
+
+    async def _encode(self, frame: Frame, done: Done) -> None:
+        """A large answer becomes a message while others are served; those behind it follow."""
+        outcome: Done | Failure = done
+        try:
+            self._connection.answer_large(await asyncio.to_thread(self._large, frame, done))
+            self._flow.answer(monotonic() - frame.received)
+        except Exception:
+            outcome = self._internal("frame.answer")
+        self._encoder = None
+        self._answered(frame, outcome)
+        self._write()
+
+    def _large(self, frame: Frame, done: Done) -> list[wire.Fragment]:
+        return wire.encode_large(self._body(frame, done), binary=frame.binary)
+
+    def _answered(self, frame: Frame, outcome: Done | Failure | None) -> None:
         if isinstance(outcome, Failure):
             self._connection.fail(outcome, frame.request_id)
             self._flow.refused += 1

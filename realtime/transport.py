@@ -27,11 +27,14 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 
+from realtime.wire import Fragment
+
 TURN_S = 0.001  # of parsing before the loop turns
 MIN_BODY = 16 * 1024  # bytes of a request's body in `handshake_s`
 MAX_UNREAD = 1024 * 1024  # bytes of our own answers the peer may leave unread before we stop reading it
 CLOSE_EMPTY = Close(1000, "").serialize()
 TEXT, BINARY = 0x81, 0x82  # first byte of a message that is one frame (RFC 6455 section 5.2)
+FIN = 0x80
 LENGTH_16, LENGTH_64 = struct.Struct("!BBH"), struct.Struct("!BBQ")
 
 log = logging.getLogger("realtime.websocket")
@@ -90,19 +93,24 @@ class Frames(WebSocketsSansIOProtocol):
         """Whether a message may be written: the connection stands, and the peer reads."""
         return self.writable.is_set() and not self.close_sent and not self.transport.is_closing()
 
-    def write(self, message: bytes | str) -> None:
-        """One whole message. Never waits; only while `ready`, or memory is what gives."""
-        first = BINARY
-        if isinstance(message, str):
-            first, message = TEXT, message.encode()
-        size = len(message)
+    def write(self, message: bytes | str | Fragment) -> None:
+        """One whole message, or the next fragment of one. Never waits; only while `ready`, or memory is
+        what gives."""
+        data: bytes | memoryview
+        if isinstance(message, bytes):
+            first, data = BINARY, message
+        elif isinstance(message, str):
+            first, data = TEXT, message.encode()
+        else:
+            first, data = message.opcode | (FIN if message.last else 0), message.data
+        size = len(data)
         if size < 126:
             head = bytes((first, size))
         elif size < 65536:
             head = LENGTH_16.pack(first, 126, size)
         else:
             head = LENGTH_64.pack(first, 127, size)
-        self.transport.write(head + message)
+        self.transport.write(head + data)
 
     def close(self, code: int, reason: str = "") -> None:
         """Close from our side. The application's next `receive` is the disconnect."""

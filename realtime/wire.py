@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgpack
@@ -24,6 +26,7 @@ MAX_WIDTH = (
 )
 MAX_COMMAS = 49_152  # of a JSON text: a 48 KB picture as {"0":255,...} (JSON.stringify of a Uint8Array)
 MAX_BRACKETS = 4_096
+FRAGMENT = 1024 * 1024  # bytes of a large answer that are written at once
 MAX_ESCAPES = 1_000_000  # backslashes in a JSON text; unescaping costs ten times the copying
 
 Message = dict[str, Any]
@@ -57,7 +60,51 @@ def encode(message: Message, *, binary: bool) -> bytes | str:
     """One frame: msgpack bytes, or JSON text in which bytes are described, not sent."""
     if binary:
         return _pack(message)
-    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_describe)
+    return json.dumps(message, **_FORM)
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A piece of a large message (RFC 6455 section 5.4); the next one follows until the `last`."""
+
+    opcode: int  # of the message in its first fragment, then 0
+    last: bool
+    data: bytes | memoryview
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def encode_large(message: Message, *, binary: bool) -> list[Fragment]:
+    """As `encode`, to be called in a thread, and in fragments: to copy 75 MB takes 25 ms each time.
+
+    A call into C keeps every other thread waiting: here none takes longer than one string of a JSON message
+    (1 ms per MiB), or than a whole msgpack one (0.4 ms per MiB).
+    """
+    if binary:
+        packed = memoryview(_pack(message))
+        pieces: list[bytes | memoryview] = [
+            packed[at : at + FRAGMENT] for at in range(0, len(packed), FRAGMENT)
+        ]
+    else:
+        pieces = list(_text_pieces(message))
+    opcodes = [2 if binary else 1, *[0] * (len(pieces) - 1)]
+    last = pieces[-1]
+    return [Fragment(opcode, piece is last, piece) for opcode, piece in zip(opcodes, pieces, strict=True)]
+
+
+def _text_pieces(message: Message) -> Iterator[bytes]:
+    """JSON, each string in one piece."""
+    parts: list[str] = []
+    size = 0
+    for part in _writer.iterencode(message):
+        parts.append(part)
+        size += len(part)
+        if size >= FRAGMENT:
+            yield "".join(parts).encode()
+            parts, size = [], 0
+    if parts:
+        yield "".join(parts).encode()
 
 
 _pack = msgspec.msgpack.Encoder().encode  # a quarter of msgpack's time
@@ -76,6 +123,15 @@ _KINDS: dict[type, str] = {
 
 def _describe(value: object) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else f"<{type(value).__name__}>"
+
+
+_FORM: dict[str, Any] = {
+    "ensure_ascii": False,
+    "allow_nan": False,
+    "separators": (",", ":"),
+    "default": _describe,
+}
+_writer = json.JSONEncoder(**_FORM)
 
 
 # ---- msgpack ----

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engines.messages import Done, Dropped, Job, Picture, Preview, Refused, Started
 from realtime import log
+from realtime.answer import is_large
 from realtime.apps import App
 from realtime.apps import Request as Wanted
 from realtime.errors import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 Lane = Literal["run", "queue"]
 
 START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is the old name
-OFF_LOOP = 256 * 1024  # bytes that take about a millisecond as base64, or as JSON
 BILLED = {"x-fal-billable-units": "1"}
 
 logger = log.get("realtime.work")
@@ -165,7 +165,7 @@ class Work:
         job, done = await self._drawn(order, wanted)
         urls = None if wanted.inline else [await self._kept(order, picture) for picture in done.pictures]
         answer = partial(app.answer, wanted, job, done, binary=False, urls=urls)
-        large = wanted.inline and sum(len(picture.data) for picture in done.pictures) > OFF_LOOP
+        large = wanted.inline and is_large(done, binary=False)
         body = await asyncio.to_thread(answer) if large else answer()
         order.say("INFO", _account(done))
         return Outcome(200, body, BILLED, done.timings["inference"])

@@ -272,3 +272,31 @@ def test_the_largest_hostile_frame_costs_less_than_50_ms(name):
         if best < 0.05:
             break
     assert best < 0.05
+
+
+# ---- large answers ----
+
+
+def test_a_large_text_is_the_small_one_in_pieces_of_a_string_each():
+    """A longer piece would be a longer call into C, during which no other thread runs."""
+    pictures = [
+        {"url": "ü💡\\" + "x" * size, "width": 8} for size in (3, wire.FRAGMENT, 1, 2 * wire.FRAGMENT)
+    ]
+    message = {"images": pictures, "bytes": b"1234", "seed": 2**53, "nothing": None}
+    whole = wire.encode(message, binary=False)
+    assert isinstance(whole, str)
+    fragments = wire.encode_large(message, binary=False)
+    assert b"".join(fragment.data for fragment in fragments) == whole.encode()
+    assert [fragment.opcode for fragment in fragments] == [1, 0, 0]
+    assert [fragment.last for fragment in fragments] == [False, False, True]
+    assert max(map(len, fragments)) < 2 * wire.FRAGMENT + 200
+
+
+@pytest.mark.parametrize("size", [10, wire.FRAGMENT - 7, wire.FRAGMENT, 5 * wire.FRAGMENT])
+def test_a_large_binary_answer_is_the_small_one_in_pieces(size: int):
+    message = {"image": bytes(size)}
+    fragments = wire.encode_large(message, binary=True)
+    assert b"".join(fragment.data for fragment in fragments) == wire.encode(message, binary=True)
+    assert [fragment.opcode for fragment in fragments] == [2, *[0] * (len(fragments) - 1)]
+    assert [fragment.last for fragment in fragments] == [*[False] * (len(fragments) - 1), True]
+    assert max(map(len, fragments)) <= wire.FRAGMENT
