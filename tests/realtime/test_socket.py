@@ -10,6 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.pictures import data_uri, picture, png
 from tests.realtime.talk import LCM, ask, eventually, masked, opened, raw, receive, send
 from tests.realtime.test_wire import HOSTILE
 from tests.servers import Server, serve
@@ -163,6 +164,34 @@ async def test_an_invalid_field_is_named_and_the_session_lives(server: Server, f
         assert error["request_id"] == "r"
         assert error["detail"][0]["loc"][:2] == ["body", field]
         assert "images" in await ask(ws, {"prompt": "a"})
+
+
+PICTURE = data_uri(picture(64, 64))
+UNDRAWABLE = {
+    "9000x9000 pixels": ({"image_url": data_uri(png(9000, 9000))}, "IMAGE_ERROR", "image_too_large"),
+    "a mask of another size": (
+        {"image_url": PICTURE, "mask_url": data_uri(picture(32, 64))},
+        "IMAGE_ERROR",
+        "image_size_mismatch",
+    ),
+    "an empty prompt": ({"prompt": ""}, "VALIDATION_ERROR", "string_too_short"),
+    "a prompt of spaces": ({"prompt": " \n"}, "VALIDATION_ERROR", "string_too_short"),
+}
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
+@pytest.mark.parametrize("name", UNDRAWABLE)
+async def test_what_cannot_be_drawn_is_one_typed_error_and_the_session_draws_on(
+    server: Server, name: str, text: bool
+):
+    given, code, kind = UNDRAWABLE[name]
+    async with opened(server) as ws:
+        await send(ws, {"prompt": "a", "request_id": "bad"} | given, text=text)
+        error = json.loads(await ws.recv())
+        assert (error["type"], error["error"], error["request_id"]) == ("x-fal-error", code, "bad")
+        assert [entry["type"] for entry in error["detail"]] == [kind]
+        answer = await ask(ws, {"prompt": "a", "image_url": PICTURE, "request_id": "good"}, text=text)
+        assert (answer["request_id"], len(answer["images"])) == ("good", 1)
 
 
 async def test_empty_text_frames_mean_nothing(server: Server):
