@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -79,11 +80,13 @@ async def ordered(gateway: Gateway, app: App, request: Request, target: Target, 
     gateway.limits.frame(caller)
     start_timeout_s = start_timeout_of(request.headers)
     wish = lifecycle.of(request.headers)
-    payload = await input_of(gateway, request)
+    given = await input_of(gateway, request)
     return partial(
         gateway.work.draw,
         app,
-        payload,
+        given.payload,
+        receive_s=given.receive_s,
+        decode_s=given.decode_s,
         request_id=request.state.request_id,
         caller=caller,
         base=base_of(request, target),
@@ -94,13 +97,21 @@ async def ordered(gateway: Gateway, app: App, request: Request, target: Target, 
     )
 
 
-async def input_of(gateway: Gateway, request: Request) -> dict[str, Any]:
+class Input(NamedTuple):
+    payload: dict[str, Any]
+    receive_s: float  # until the body had been read
+    decode_s: float  # bytes to a map
+
+
+async def input_of(gateway: Gateway, request: Request) -> Input:
     """The input of a run: the query of a GET, else a JSON object; nothing at all is an empty one.
 
     Raises InvalidInput, as fal's own apps (FastAPI) answer what is no JSON; TooLarge, TooMuch.
     """
     if request.method == "GET":
-        return {name: value for name, value in request.query_params.items() if name not in NOT_INPUT}
+        query = {name: value for name, value in request.query_params.items() if name not in NOT_INPUT}
+        return Input(query, 0.0, 0.0)
+    began = time.monotonic()
     limit = min(gateway.settings.max_frame_bytes, wire.MAX_TEXT)
     data = bytearray()
     try:
@@ -111,7 +122,9 @@ async def input_of(gateway: Gateway, request: Request) -> dict[str, Any]:
                 raise TooLarge(f"the body is longer than {limit} bytes; upload pictures and send their URLs")
             if gateway.held_bytes > MAX_HELD:
                 raise TooMuch(f"unanswered requests fill {MAX_HELD >> 20} MiB of this server")
-        return await asyncio.to_thread(_decoded, data) if len(data) > OFF_LOOP else _decoded(data)
+        received = time.monotonic()
+        payload = await asyncio.to_thread(_decoded, data) if len(data) > OFF_LOOP else _decoded(data)
+        return Input(payload, received - began, time.monotonic() - received)
     finally:
         gateway.held_bytes -= len(data)
 

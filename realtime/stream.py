@@ -45,7 +45,7 @@ class Streams(Service):
             return None
         ping_s = self._gateway.settings.sse_ping_s
         if endpoint == echo.ID and self._gateway.settings.test_apps:
-            words = echo.answers(echo.prompt_of(await input_of(self._gateway, request)))
+            words = echo.answers(echo.prompt_of((await input_of(self._gateway, request)).payload))
             return Events((event(said) async for said in words), ping_s=ping_s)
         app = find(endpoint)
         if app is None:

@@ -81,6 +81,8 @@ class _Order:
     on_line: Callable[[Line], None] | None
     on_preview: Callable[[Preview], None] | None
     on_start: Callable[[], None] | None
+    receive_s: float
+    decode_s: float
 
     def say(self, level: str, message: str) -> None:
         if self.on_line is not None:
@@ -107,6 +109,8 @@ class Work:
         on_line: Callable[[Line], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
         on_start: Callable[[], None] | None = None,
+        receive_s: float = 0.0,
+        decode_s: float = 0.0,
     ) -> Outcome:
         """Draws what `payload` asks of `app`. Raises nothing but cancellation, which takes the job back.
 
@@ -114,7 +118,8 @@ class Work:
         begun. lifetime_s: of kept pictures, None for as long as the server keeps any. acl: who may fetch
         them, None for whoever has the URL. on_preview: what steps have made of a picture. on_start: the
         model begins; again, if an engine died and another one begins anew. All of these are called on the
-        event loop.
+        event loop. receive_s, decode_s: what it took until `payload` was read and was a map, for the answer's
+        timings; nothing is received for what has waited in the queue.
         """
         order = _Order(
             app,
@@ -129,6 +134,8 @@ class Work:
             on_line,
             on_preview,
             on_start,
+            receive_s,
+            decode_s,
         )
         began, status = time.monotonic(), "cancelled"
         held = sum(len(value) for value in payload.values() if isinstance(value, str | bytes))
@@ -161,12 +168,21 @@ class Work:
         return failed(failure)
 
     async def _made(self, order: _Order) -> Outcome:
-        app, wanted = order.app, order.app.parse(order.payload)
-        job, done = await self._drawn(order, wanted)
+        app, began = order.app, time.monotonic()
+        wanted = app.parse(order.payload)
+        decode_s = order.decode_s + time.monotonic() - began
+        job, prepare_s, done = await self._drawn(order, wanted)
         urls = None if wanted.inline else [await self._kept(order, picture) for picture in done.pictures]
         answer = partial(app.answer, wanted, job, done, binary=False, urls=urls)
         large = wanted.inline and is_large(done, binary=False)
         body = await asyncio.to_thread(answer) if large else answer()
+        # As in a socket's answers, but for `send`: an answer that is kept and replayed is not sent yet.
+        body["timings"] = {
+            "receive": order.receive_s,
+            "decode": decode_s,
+            "prepare": prepare_s,
+            **done.timings,
+        }
         order.say("INFO", _account(done))
         return Outcome(200, body, BILLED, done.timings["inference"])
 
@@ -180,8 +196,8 @@ class Work:
             acl=order.acl,
         )
 
-    async def _drawn(self, order: _Order, wanted: Wanted) -> tuple[Job, Done]:
-        """Raises Failure. Cancelled, it takes the job back."""
+    async def _drawn(self, order: _Order, wanted: Wanted) -> tuple[Job, float, Done]:
+        """(job, seconds to plan it, what came of it). Raises Failure. Cancelled, it takes the job back."""
         gateway, engine = self._gateway, self._gateway.engine
         reply: asyncio.Future[Done | Dropped | Refused] = asyncio.get_running_loop().create_future()
         try:
@@ -189,7 +205,9 @@ class Work:
                 if engine.state != "ready":
                     order.say("INFO", f"waiting for the engine, which is {engine.state}")
                 await gateway.engine_known.wait()
+                began = time.monotonic()
                 job = await order.app.plan(wanted, gateway.media.seen_by(order.caller), engine.models)
+                prepare_s = time.monotonic() - began
                 for warning in wanted.warnings:
                     order.say("WARN", warning)
                 ticket = engine.submit(
@@ -214,7 +232,7 @@ class Work:
             raise StartTimeout(reason) from None
         match answer:
             case Done():
-                return job, answer
+                return job, prepare_s, answer
             case Refused():
                 raise of_engine(answer.code, answer.reason, answer.field)
             case _:

@@ -35,7 +35,14 @@ class Output(BaseModel):
 
     images: Annotated[list[Image], Field(description="The generated pictures.")]
     timings: Annotated[
-        dict[str, Any], Field(description="Seconds of each stage; `inference` is all of them together.")
+        dict[str, Any],
+        Field(
+            description="Seconds of each stage. The server's: `receive` (first to last byte of the request; "
+            "0 of one from the queue, whose body was there), `decode` (bytes to a valid request), `prepare` "
+            "(opening pictures) and, over a WebSocket alone, `send` (until the answer is written: one that "
+            "is kept cannot know). The engine's: `queue`, `text`, `vae_encode`, `steps`, `vae`, `encode`; "
+            "`inference` is what the model took."
+        ),
     ]
     seed: Annotated[
         int, Field(description="The seed of the first picture. Sent back, it draws the same pictures.")

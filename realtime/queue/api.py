@@ -175,7 +175,7 @@ class Queue(Service):
                 raise options.wrong("query", "fal_webhook", f"the URL {error}") from None
         start_s = start_timeout_of(headers)
         low, wish = options.low_priority(headers), lifecycle.of(headers)
-        payload = await input_of(self._gateway, request)
+        payload = (await input_of(self._gateway, request)).payload
         return Order(
             id=request.state.request_id,
             tenant=caller.key_id,

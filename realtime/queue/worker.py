@@ -151,9 +151,12 @@ class Worker:
     async def _draw(self, app: App, claim: Claim) -> Outcome:
         order = claim.order
         start_s = None if order.start_by is None else max(order.start_by - self._clock(), 0.001)
+        began = time.monotonic()
+        payload = await _read(order.body)
         return await self._gateway.work.draw(
             app,
-            await _read(order.body),
+            payload,
+            decode_s=time.monotonic() - began,
             request_id=order.id,
             caller=Caller(order.tenant),
             base=order.base,

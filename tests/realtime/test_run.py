@@ -72,6 +72,14 @@ def test_a_picture_is_kept_and_its_url_answered(server: Server):
     assert near(data, "a fox", 7)
 
 
+def test_the_answer_says_where_its_time_went(server: Server):
+    timings = run(server, {"prompt": "a fox", "prompt_pad": "x" * 500_000})[2]["timings"]
+    own = {name: timings.pop(name) for name in ("receive", "decode", "prepare")}
+    assert {"queue", "text", "steps", "vae", "encode", "inference"} <= timings.keys()
+    assert all(0 < seconds < 5 for seconds in own.values()), own
+    assert "send" not in timings, "not known in a body that is kept and sent again"
+
+
 def test_in_sync_mode_the_picture_is_in_the_answer(server: Server):
     body = run(server, {"prompt": "a fox", "seed": 7, "sync_mode": True, "num_images": 2})[2]
     for number, image in enumerate(body["images"]):

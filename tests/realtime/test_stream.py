@@ -68,6 +68,7 @@ def test_a_stream_shows_the_steps_and_then_the_answer_of_a_run(paced: Server):
     assert {(said["partial"], said["steps"]) for said in steps} == {(True, 4)}
     assert last["partial"] is False
     assert (last["seed"], last["num_inference_steps"], len(last["timings"]["steps"])) == (7, 4, 4)
+    assert {"receive", "decode", "prepare", "queue", "encode"} <= last["timings"].keys()
     final = colour_of("a fox", 7)
     off = [np.abs(pixels(said["images"][0]["url"])[3, 3] - final).max() for said in (*steps, last)]
     assert off == sorted(set(off), reverse=True)

@@ -163,6 +163,8 @@ def test_a_request_is_followed_to_its_result_which_stays_the_same(queue: Queue):
     assert headers["content-type"] == "application/json"
     assert result["images"][0]["url"].startswith("data:image/")
     assert result["seed"] == 1
+    assert {"receive", "decode", "prepare", "queue", "encode"} <= result["timings"].keys()
+    assert result["timings"]["receive"] == 0, "its body was there when it was taken up"
     for path in ("/", "/response", "/response/"):
         assert queue.ask("GET", f"/requests/{id}{path}")[2] == result
 
