@@ -26,3 +26,12 @@ def keyed_server() -> Iterator[Server]:
     """The same with an API key, `tests.servers.KEY`."""
     with serve(keys=[KEY]) as running:
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a machine without Node.js or its packages does not test is not only a letter in a row of dots."""
+    skipped = [str(report.longrepr).lower() for report in terminalreporter.stats.get("skipped", [])]
+    count = sum("no node" in reason or "no typescript" in reason for reason in skipped)
+    if count:
+        line = f"NO NODE: {count} tests of JavaScript were skipped; install Node.js 20 and run `make test`"
+        terminalreporter.write_line(line, red=True, bold=True)

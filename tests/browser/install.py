@@ -2,7 +2,9 @@
 
 npm packages of the test folders, and a Chromium: one that is installed, else Debian's package when this is
 Debian and we are root, else playwright's own download. On Linux also certutil, the program that tells it whom
-to trust. What cannot be had is said in one loud line, and its tests skip.
+to trust. What cannot be had is said in one loud line, and its tests skip. Exits with 1 where npm is there and
+its packages could not be installed, and with AGAIN where there is no npm: all else is done then, and the next
+`make test` looks again.
 """
 
 from __future__ import annotations
@@ -17,25 +19,33 @@ from tests.browser import chrome
 
 TESTS = Path(__file__).parent.parent
 LONG_S = 900
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the Makefile goes on, and tries again the next time
 
 
 def main() -> int:
-    packages()
+    status = packages()
     browser()
     if sys.platform == "linux":
         certutil()
-    return 0
+    return status
 
 
-def packages() -> None:
-    """`npm ci` in each folder of the tests that has a lock file."""
-    for lock in sorted(TESTS.glob("*/package-lock.json")):
-        if not shutil.which("npm"):
-            return loud(
-                "NO NODE: the tests of JavaScript clients will be skipped; install Node.js 20 or newer"
-            )
-        if not ran("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", cwd=lock.parent):
-            loud(f"NO NPM PACKAGES for tests/{lock.parent.name}: its tests will be skipped or fail")
+def packages() -> int:
+    """`npm ci` in each folder of the tests that has a lock file. Returns an exit status."""
+    if not shutil.which("npm"):
+        loud("NO NODE: the tests of JavaScript clients will be skipped; install Node.js 20 or newer")
+        return AGAIN
+    failed = [
+        f"tests/{lock.parent.name}"
+        for lock in sorted(TESTS.glob("*/package-lock.json"))
+        if not ran("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", cwd=lock.parent)
+    ]
+    if failed:
+        loud(
+            f"NO NPM PACKAGES: `npm ci` failed in {' and '.join(failed)}, and npm says why above; run make "
+            "again when it can work, or `.venv/bin/python -m pytest` for the tests that do without"
+        )
+    return 1 if failed else 0
 
 
 def browser() -> None:
