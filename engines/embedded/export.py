@@ -63,6 +63,11 @@ def export(model: Teacher, ae: AutoencoderTiny, folder: Path, size: int) -> None
     # otherwise: without this, from_pretrained(folder) would mix the two and fail.
     config = folder / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    # diffusers writes down where a part was read from.
+    for path in folder.rglob("config.json"):
+        settings = json.loads(path.read_text())
+        settings.pop("_name_or_path", None)
+        path.write_text(json.dumps(settings, indent=2) + "\n")
     # Readers before transformers 5 want the two plain files next to tokenizer.json.
     model.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     write_suggestions(folder, size)

@@ -110,6 +110,29 @@ def test_place_words_move_the_thing(pipe):
         assert outside[2] - outside[0] > 0.2
 
 
+@pytest.mark.parametrize(("relation", "sideways"), [("to the left of", True), ("below", False)])
+def test_two_things_stand_where_the_relation_says(pipe, relation, sideways):
+    picture = draw(pipe, f"a red circle {relation} a blue square on a white background")
+    red = (picture[0] - picture[2] > 0.4).nonzero().float().mean(0)
+    blue = (picture[2] - picture[0] > 0.4).nonzero().float().mean(0)
+    if sideways:
+        assert red[1] < blue[1] - SIDE / 8
+    else:
+        assert red[0] > blue[0] + SIDE / 8
+
+
+@pytest.mark.parametrize(("colour", "channel"), [("blue", 2), ("green", 1)])
+def test_eyes_have_the_colour_asked_for(pipe, colour, channel):
+    """Of all pixels about the eyes, those of a strong colour that no skin has."""
+    prompt = (
+        f"portrait of a woman with {colour} eyes, long black hair, light skin, a red shirt, gray background"
+    )
+    face = draw(pipe, prompt)[:, part(44, 78), part(36, 92)]
+    vivid = face[:, (face.amax(0) - face.amin(0) > 0.35) & (face.argmax(0) != 0)]
+    assert vivid.shape[1] > 20
+    assert (vivid.argmax(0) == channel).float().mean() > 0.6
+
+
 def test_the_codec_keeps_a_drawing(pipe):
     drawing = torch.ones(1, 3, SIDE, SIDE)
     drawing[:, 1:, part(30, 60), part(20, 90)] = -0.8  # a red bar
@@ -140,6 +163,13 @@ def test_weights_are_small_and_float16():
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 assert file.get_slice(key).get_dtype() in ("F16", "I64"), (path, key)
+
+
+def test_no_file_of_the_weights_says_where_it_was_made():
+    for path in WEIGHTS.rglob("*.json"):
+        text = path.read_text()
+        assert "_name_or_path" not in text, path
+        assert "/tmp" not in text, path
 
 
 def test_asking_for_the_weights_loads_no_torch():
