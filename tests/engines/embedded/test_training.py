@@ -28,7 +28,7 @@ from engines.embedded.person import Portrait
 from engines.embedded.presets import SMOKE
 from engines.embedded.reading import labels_of
 from engines.embedded.scene import Still, Thing
-from engines.embedded.training import SHARES, Training, ids_of, new_autoencoder, new_teacher
+from engines.embedded.training import SHARES, Training, blend, ids_of, new_autoencoder, new_teacher
 
 
 @pytest.mark.timeout(180)
@@ -207,6 +207,13 @@ def test_training_goes_on_from_an_earlier_run_with_its_teacher_and_what_its_stud
     for stage, unet in (("teacher", first.unet), ("student", changed.unet)):
         for name, value in unet.state_dict().items():
             torch.testing.assert_close(looks[stage][name], value, atol=1e-5, rtol=1e-5, msg=f"{stage} {name}")
+
+
+def test_a_blend_is_so_much_of_the_one_and_the_rest_of_the_other():
+    one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    expected = 0.75 * one.weight + 0.25 * other.weight
+    blend(one, other, 0.75)
+    torch.testing.assert_close(one.weight, expected)
 
 
 PERSON = Portrait("woman", "tan", "long", "black", "green", "red", "blue", expression="sad")
