@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator
@@ -46,9 +47,17 @@ def paint(draw: Draw[T], workers: int, rng: Random, generator: Generator) -> Ite
         while True:
             yield draw(rng, generator)
     painters = _Painter(draw, rng.getrandbits(62))
-    yield from DataLoader(
+    loader = DataLoader(
         painters, batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="spawn"
     )
+    blocks: Any = iter(loader)
+    try:
+        yield from blocks
+    finally:
+        # A worker that ends while a thread of it still sends a block is aborted (Python ends such threads in
+        # the midst of C++), and torch calls that an error. Nobody wants the block any more.
+        with contextlib.suppress(RuntimeError):
+            blocks._shutdown_workers()
 
 
 class Feed:
