@@ -116,7 +116,7 @@ GPU = Preset(
     read_steps=2000,
     read_batch=512,
     read_rate=3e-3,
-    # Many steps of few pictures: 4,000 of 40 taught what 970 of 512 and more had not.
+    # Many steps of few pictures: 3,600 of 40 taught what 970 of 512 and more had not.
     steps=24_000,
     rate=1.2e-3,
     batch=128,
