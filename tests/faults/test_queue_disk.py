@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.realtime.talk import ask, opened
@@ -44,6 +45,17 @@ def full_disk(server: Server) -> Iterator[None]:
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
 
 
+@contextmanager
+def paused_engine(server: Server) -> Iterator[None]:
+    """Nothing is drawn in here."""
+    (engine,) = psutil.Process(server.pid).children()
+    engine.suspend()
+    try:
+        yield
+    finally:
+        engine.resume()
+
+
 def submit(
     server: Server, prompt: str, headers: dict[str, str] | None = None, **more: Any
 ) -> tuple[int, dict[str, Any]]:
@@ -65,6 +77,13 @@ def completed(server: Server, id: str, seconds: float = 10.0) -> dict[str, Any]:
     return said[1]
 
 
+def begun(server: Server, id: str, seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while (said := status(server, id))[1]["status"] != "IN_PROGRESS":
+        assert time.monotonic() < until, said
+        time.sleep(0.05)
+
+
 async def frames(server: Server, count: int) -> float:
     """The longest of so many live frames, seconds; each must be a picture."""
     longest = 0.0
@@ -79,13 +98,17 @@ async def frames(server: Server, count: int) -> float:
 
 @pytest.mark.timeout(60)
 async def test_a_full_disk_stops_the_queue_and_nothing_else_and_it_comes_back_by_itself():
-    with serve(model="fake:base_ms=20,row_ms=0,vae_ms=0", queue_at_once=1) as server:
+    with serve(model="fake:base_ms=20,row_ms=0,vae_ms=0", queue_at_once=1, heartbeat_s=30) as server:
         await frames(server, 5)
-        code, said = submit(server, "!slow 0.6")
-        assert code == 200
-        drawing = said["request_id"]
-        waiting = [submit(server, f"fox {number}")[1]["request_id"] for number in range(5)]
-        with full_disk(server):
+        disk = contextlib.ExitStack()
+        with paused_engine(server):
+            code, said = submit(server, "!slow 0.6")
+            assert code == 200
+            drawing = said["request_id"]
+            begun(server, drawing)
+            waiting = [submit(server, f"fox {number}")[1]["request_id"] for number in range(5)]
+            disk.enter_context(full_disk(server))
+        with disk:
             live = asyncio.create_task(frames(server, 20))
             for _ in range(3):
                 code, said = await asyncio.to_thread(submit, server, "one more")
@@ -107,10 +130,15 @@ async def test_a_full_disk_stops_the_queue_and_nothing_else_and_it_comes_back_by
 
 @pytest.mark.timeout(60)
 def test_a_picture_that_could_not_be_stored_is_drawn_again_unless_its_client_forbids_it(tmp_path: Path):
-    with serve(queue_at_once=2, state_dir=tmp_path) as server:
-        _, kept = submit(server, "!slow 1.5", sync_mode=False)
-        _, once = submit(server, "!slow 1.6", {"x-fal-no-retry": "true"}, sync_mode=False)
-        with full_disk(server):
+    with serve(queue_at_once=2, state_dir=tmp_path, heartbeat_s=30) as server:
+        disk = contextlib.ExitStack()
+        with paused_engine(server):
+            _, kept = submit(server, "fox", sync_mode=False)
+            _, once = submit(server, "bear", {"x-fal-no-retry": "true"}, sync_mode=False)
+            for one in (kept, once):
+                begun(server, one["request_id"])
+            disk.enter_context(full_disk(server))
+        with disk:
             until = time.monotonic() + 20
             while server.metric("realtime_runs_total", lane="queue", status="507") < 2:
                 assert time.monotonic() < until, "both pictures were to be refused by the disk"
