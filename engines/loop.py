@@ -334,9 +334,9 @@ class Loop:
     def _take(self, wait: bool) -> None:
         """What is in the inbox by now; with `wait`, sleep until there is something. What comes meanwhile is
         for the next boundary: an inbox that fills as fast as it is read must not stop the steps."""
-        message = self.inbox.get() if wait else None
+        waited = [self.inbox.get()] if wait else []
         for _ in range(self.inbox.qsize() + wait):
-            message = message or self.inbox.get()
+            message = waited.pop() if waited else self.inbox.get()
             match message:
                 case Submit():
                     self._submit(message)
@@ -355,7 +355,6 @@ class Loop:
                     self._finish(message)
                 case _:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
-            message = None
 
     def _submit(self, submit: Submit) -> None:
         job = submit.job

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from bench.figures import Frame
-from bench.inside import closed, opened
+from bench.inside import closed, opened, running
 from engines.fake import Fake, colour_of
 from engines.messages import Job
 
@@ -50,3 +50,9 @@ def test_what_ends_the_loop_is_raised_and_ends_nothing_else():
 
     with pytest.raises(RuntimeError, match="the step loop ended"):
         closed(fake(), broken, 1, 0.3, 0.0)
+
+
+def test_a_loop_at_rest_ends_with_its_measurement():
+    with running(fake()) as loop:
+        pass
+    assert not loop._thread.is_alive()
