@@ -29,7 +29,6 @@ import contextlib
 import gc
 import math
 import os
-import queue
 import socket
 import sys
 import threading
@@ -42,16 +41,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from engines.cache import Cache
 from engines.cost import Cost
-from engines.drawing import Drawing, again
-from engines.link import MAX_FRAME, Decoder, LinkError, pack
+from engines.drawing import Drawing
+from engines.inbox import Inbox
+from engines.link import MAX_FRAME, LinkError, pack
 from engines.mailbox import Request
 from engines.messages import (
     Cancel,
     Done,
     Dropped,
-    Job,
     Message,
     Picture,
     Ping,
@@ -69,6 +67,7 @@ from engines.pipeline import Fault, Pipeline, Unloadable
 from engines.pool import Pool
 from engines.recorder import Recorder
 from engines.schedule import Call
+from engines.shown import Shown
 from engines.tiers import Tiers
 
 MAX_HELD = 4096  # requests in this process; more are refused
@@ -103,15 +102,6 @@ class _Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """What a live session asked for last, what it got, and its rows as Pipeline.keep keeps them."""
-
-    job: Job
-    done: Done
-    rows: list[Any]
-
-
-@dataclass(frozen=True, slots=True)
 class _Decoded:
     """To the loop: pictures of one kind have left the VAE."""
 
@@ -133,7 +123,7 @@ class _Finished:
 class Loop:
     pipeline: Pipeline
     schedule: Tiers
-    _shown: Cache[_Shown]  # by session
+    shown: Shown
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -142,8 +132,7 @@ class Loop:
         self.make = make
         self.recorder = recorder
         self.sock = sock
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.outbox = Outbox(sock)
+        self.inbox, self.outbox = Inbox(sock), Outbox(sock)
         self.cost = Cost()
         self.intake = Pool(pool, "intake", self._fatal)
         self.pool = Pool(pool, "pool", self._fatal)
@@ -161,8 +150,8 @@ class Loop:
 
     def run(self) -> None:
         """Load, say Ready, draw until the link ends. Does not return."""
-        threading.Thread(target=self._fatal(self._read), name="reader", daemon=True).start()
-        threading.Thread(target=self._fatal(self._write), name="writer", daemon=True).start()
+        for name, work in (("reader", self.inbox.run), ("writer", self.outbox.run)):
+            threading.Thread(target=self._fatal(self._link), args=(work,), name=name, daemon=True).start()
         self._fatal(self._serve)()
 
     # ---- the step loop ----
@@ -189,7 +178,7 @@ class Loop:
         imported = time.monotonic()
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Tiers(self.cost, self.pipeline.buckets)
-        self._shown = Cache(self.pipeline.budget)
+        self.shown = Shown(self.pipeline)
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
@@ -332,11 +321,7 @@ class Loop:
     # ---- what comes in ----
 
     def _take(self, wait: bool) -> None:
-        """What is in the inbox by now; with `wait`, sleep until there is something. What comes meanwhile is
-        for the next boundary: an inbox that fills as fast as it is read must not stop the steps."""
-        waited = [self.inbox.get()] if wait else []
-        for _ in range(self.inbox.qsize() + wait):
-            message = waited.pop() if waited else self.inbox.get()
+        for message in self.inbox.take(wait):
             match message:
                 case Submit():
                     self._submit(message)
@@ -361,8 +346,16 @@ class Loop:
         if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
             job = replace(job, vae="tiny" if submit.buffering else "full")
             submit = replace(submit, job=job)
-        if submit.buffering and not submit.watch and self._show_again(submit):
-            return
+        match self.shown.answer(submit):
+            case Done() as done:
+                self._counts["again"] += 1
+                self._send(done)
+                return
+            case Drawing() as drawing:
+                self._counts["settled"] += 1
+                self._drawings[submit.ticket] = drawing
+                self._settling.append(drawing)
+                return
         self._drawings[submit.ticket] = Drawing(submit)
         try:
             if len(self._drawings) > MAX_HELD:
@@ -388,23 +381,6 @@ class Loop:
         )
         ready = job.image is None and (not self.pipeline.overlaps or self.pipeline.knows(job))
         self._supersede(self.schedule.submit(request, ready=ready))
-
-    def _show_again(self, submit: Submit) -> bool:
-        """Whether a frame of a session asks for what the one before did, and so is answered without steps."""
-        shown, job = self._shown.get(submit.session), submit.job
-        if shown is None:
-            return False
-        if shown.job == job:
-            self._counts["again"] += 1
-            self._send(again(shown.done, submit, time.monotonic()))
-            return True
-        if replace(shown.job, vae=job.vae, format=job.format, safety=job.safety) != job:
-            return False
-        self._counts["settled"] += 1
-        rows = [self.pipeline.kept(row, job) for row in shown.rows]
-        drawing = self._drawings[submit.ticket] = Drawing(submit, rows=rows)
-        self._settling.append(drawing)
-        return True
 
     def _deadline(self, submit: Submit) -> float:
         """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
@@ -496,24 +472,13 @@ class Loop:
                 raise Fault("invalid", TOO_LARGE.format(drawing.size >> 20), "num_images")
             if whole and drawing.close():
                 done = drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic())
-                if drawing.submit.buffering and self._shown.budget:
-                    self._keep(drawing, done)
+                self.shown.keep(drawing, done)
                 self._send(done)
                 self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
         except Fault as fault:
             self.inbox.put(_Finished(drawing, fault))
         finally:
             self._encoding.release()
-
-    def _keep(self, drawing: Drawing, done: Done) -> None:
-        job = drawing.submit.job
-        try:
-            rows = [self.pipeline.keep(row) for row in drawing.rows]
-        except Fault:
-            return  # no memory to keep it in; it is answered all the same
-        size = sum(len(picture.data) for picture in done.pictures) + sum(size for _, size in rows)
-        size += len(job.image or b"") + len(job.mask or b"") + 4 * len(job.prompt) + 2048
-        self._shown.put(drawing.submit.session, _Shown(job, done, [row for row, _ in rows]), size)
 
     def _preview(self, drawing: Drawing, image: int, step: int, peeked: Any) -> None:
         row, job = drawing.rows[image], replace(drawing.submit.job, format="jpeg")
@@ -529,18 +494,10 @@ class Loop:
 
     # ---- the link ----
 
-    def _read(self) -> None:
-        decoder = Decoder()
-        with contextlib.suppress(OSError):  # a reset: it left replies unread
-            while data := self.sock.recv(1 << 18):
-                for message in decoder.feed(data):
-                    self.inbox.put(message)
-        os._exit(0)  # the gateway is gone, and with it everybody who could want a picture
-
-    def _write(self) -> None:
+    def _link(self, work: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
-            self.outbox.run()
-        os._exit(0)
+            work()
+        os._exit(0)  # the gateway is gone, and with it everybody who could want a picture
 
     def _send(self, message: Message) -> None:
         """Blocks while the gateway has much to read. Any thread."""
