@@ -35,7 +35,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +44,15 @@ from msgspec.structs import replace
 from engines.cost import Cost
 from engines.drawing import Drawing
 from engines.inbox import Inbox
-from engines.link import MAX_FRAME, LinkError, pack
+from engines.link import LinkError, pack
 from engines.mailbox import Request
 from engines.messages import (
     Cancel,
     Done,
     Dropped,
     Message,
-    Picture,
     Ping,
     Pong,
-    Preview,
     Progress,
     Ready,
     Refused,
@@ -62,32 +60,21 @@ from engines.messages import (
     Submit,
 )
 from engines.outbox import Outbox
+from engines.outlet import Decoded, Finished, Outlet
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Unloadable
 from engines.pool import Pool
+from engines.previews import Previews
 from engines.recorder import Recorder
 from engines.schedule import Call
 from engines.shown import Shown
 from engines.tiers import Tiers
 
 MAX_HELD = 4096  # requests in this process; more are refused
-ENCODING = 64  # drawn pictures that wait for the pool
-DECODE_GROUP = 4  # pictures per VAE decode at most: the first of many leave before the last is decoded
-DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single picture takes longer
 AHEAD = 64  # requests whose rows are made before their turn: they lie in the device's memory
-DECODING = 2  # groups at the decoder: one on the device, and one behind it
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
-MAX_PICTURES = MAX_FRAME - (1 << 16)  # bytes of all the pictures of an answer
-TOO_LARGE = (
-    f"the pictures of this answer are {{}} MiB, the limit is {MAX_PICTURES >> 20} MiB: "
-    "ask for fewer or smaller ones, or for jpeg"
-)
 ENDS = ("done", "again", "settled", "refused", "superseded", "cancelled")  # of a request
-CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
-
-
-_Image = tuple[Drawing, int]  # one of the pictures of a drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +88,12 @@ class _Prepared:
     fault: Fault | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """To the loop: pictures of one kind have left the VAE."""
-
-    lane: str
-    vae: str  # "tiny" | "full"
-    count: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """From the pool to the loop: a request is answered, or its picture could not be written."""
-
-    drawing: Drawing
-    fault: Fault | None
-    seconds: float = 0.0  # from the end of its decode to the outbox
-
-
 class Loop:
     pipeline: Pipeline
     schedule: Tiers
     shown: Shown
+    outlet: Outlet
+    previews: Previews
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -135,12 +105,7 @@ class Loop:
         self.inbox, self.outbox = Inbox(sock), Outbox(sock)
         self.cost = Cost()
         self.intake = Pool(pool, "intake", self._fatal)
-        self.pool = Pool(pool, "pool", self._fatal)
-        # One thread, and not the pool's: answers do not wait for previews.
-        self.previewer = Pool(1, "previewer", self._fatal)
-        self.decoder = Pool(1, "decoder", self._fatal)
-        self._decoding = threading.Semaphore(DECODING)
-        self._encoding = threading.Semaphore(ENCODING)
+        self.pool = pool
         self._drawings: dict[int, Drawing] = {}
         self._settling: deque[Drawing] = deque()  # through another decoder or as another file, and only that
         self._ahead: set[int] = set()  # tickets with rows before their turn, made or being made
@@ -179,6 +144,9 @@ class Loop:
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Tiers(self.cost, self.pipeline.buckets)
         self.shown = Shown(self.pipeline)
+        out = (self._send, self._fatal)
+        self.previews = Previews(self.pipeline, *out)
+        self.outlet = Outlet(self.pipeline, self.cost, self.shown, self.inbox, *out, pool=self.pool)
         return {"import": imported - began, "load": time.monotonic() - imported}
 
     def _boundary(self) -> bool:
@@ -199,7 +167,7 @@ class Loop:
         call = self.schedule.call()
         if call is not None:
             finished = self._step(call)
-            self._finished([(self._drawings[ticket], image) for ticket, image in finished])
+            self.outlet.leave([(self._drawings[ticket], image) for ticket, image in finished])
         settled = self._settle()
         return call is not None or settled
 
@@ -211,7 +179,7 @@ class Loop:
                 continue
             drawing.begun = time.monotonic()
             self.recorder.begin(drawing.submit.ticket)
-            self._finished([(drawing, image) for image in range(drawing.submit.job.count)])
+            self.outlet.leave([(drawing, image) for image in range(drawing.submit.job.count)])
             return True
         return False
 
@@ -252,71 +220,10 @@ class Loop:
             for (ticket, _), row in zip(call.rows, rows, strict=True):
                 if id(row) in at_fault:
                     self._refuse(ticket, faulty)
-        for drawing, (ticket, image) in zip(drawings, call.rows, strict=True):
+        for drawing, (_, image) in zip(drawings, call.rows, strict=True):
             if drawing.submit.watch == "steps":
-                self._preview_soon(ticket, image)
+                self.previews.after_step(drawing, image)
         return [(ticket, image) for ticket, image in finished if ticket in self._drawings]
-
-    def _preview_soon(self, ticket: int, image: int) -> None:
-        drawing = self._drawings.get(ticket)
-        if drawing is None or image in drawing.previewing:
-            return
-        row = drawing.rows[image]
-        if row.position < row.steps:
-            with contextlib.suppress(Fault):  # no memory for a preview
-                peeked = self.pipeline.peek(row)
-                drawing.previewing.add(image)
-                self.previewer.submit(self._preview, drawing, image, row.position, peeked)
-
-    def _finished(self, images: list[_Image]) -> None:
-        """Rows of one lane on to the VAE, a few at a time."""
-        for group in self._groups(images):
-            if self.pipeline.overlaps:
-                self._decoding.acquire()
-                self.decoder.submit(self._decode_beside, group)
-            else:
-                self._decode(group)
-
-    def _groups(self, images: list[_Image]) -> Iterator[list[_Image]]:
-        """As they are decoded together: by one decoder, in half the time of a step."""
-        by_decoder: dict[str, list[_Image]] = {}
-        for drawing, image in images:
-            by_decoder.setdefault(drawing.submit.job.vae, []).append((drawing, image))
-        for decoder, group in by_decoder.items():
-            (drawing, image), *_ = group
-            lane = drawing.rows[image].lane
-            step = self.cost.predict(lane, self.schedule.buckets[-1])
-            one = self.cost.predict(vae(lane, decoder), 1)
-            few = int(min(DECODE_SHARE * step / one, DECODE_GROUP)) if one else DECODE_GROUP
-            for at in range(0, len(group), max(few, 1)):
-                yield group[at : at + max(few, 1)]
-
-    def _decode_beside(self, images: list[_Image]) -> None:
-        try:
-            self._decode(images)
-        finally:
-            self._decoding.release()
-
-    def _decode(self, images: list[_Image]) -> None:
-        """Finished rows of one lane and decoder to pixels, and on to the pool. The loop's thread or the
-        decoder's."""
-        images = [(drawing, image) for drawing, image in images if not drawing.over]
-        if not images:
-            return
-        rows = [drawing.rows[image] for drawing, image in images]
-        began = time.monotonic()
-        results = self.pipeline.decode(rows)
-        now = time.monotonic()
-        self.inbox.put(_Decoded(rows[0].lane, images[0][0].submit.job.vae, len(rows), now - began))
-        for drawing in dict.fromkeys(drawing for drawing, _ in images):
-            own = [row for row, (owner, _) in zip(rows, images, strict=True) if owner is drawing]
-            drawing.left_vae(own, now - began, now)
-        for (drawing, image), pixels in zip(images, results, strict=True):
-            if isinstance(pixels, Fault):
-                self.inbox.put(_Finished(drawing, pixels))
-            else:
-                self._encoding.acquire()
-                self.pool.submit(self._encode, drawing, image, pixels)
 
     # ---- what comes in ----
 
@@ -331,12 +238,12 @@ class Loop:
                     self._send(Pong(message.number, self._stats()))
                 case _Prepared():
                     self._ready(message)
-                case _Decoded():
+                case Decoded():
                     self._busy_s += message.seconds
                     self._counts[f"{message.vae}_vae"] += message.count
                     each = message.seconds / message.count
                     self.cost.observe(vae(message.lane, message.vae), 1, each)
-                case _Finished():
+                case Finished():
                     self._finish(message)
                 case _:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
@@ -407,7 +314,7 @@ class Loop:
             drawing.prepared = ("text", "vae_encode")
         self._supersede(self.schedule.ready(ticket))
 
-    def _finish(self, finished: _Finished) -> None:
+    def _finish(self, finished: Finished) -> None:
         ticket = finished.drawing.submit.ticket
         self.recorder.end(ticket)
         if finished.fault is not None:
@@ -458,39 +365,6 @@ class Loop:
         except Fault as found:
             fault = found
         self.inbox.put(_Prepared(drawing.submit.ticket, time.monotonic() - began, inputs, rows, fault))
-
-    def _encode(self, drawing: Drawing, image: int, pixels: Any) -> None:
-        job = drawing.submit.job
-        began = time.monotonic()
-        try:
-            if drawing.over:
-                return
-            data, unsafe = self.pipeline.encode(drawing.rows[image], pixels, job)
-            picture = Picture(data, CONTENT_TYPES[job.format], job.width, job.height, unsafe)
-            whole = drawing.add(image, picture, time.monotonic() - began)
-            if whole and drawing.size > MAX_PICTURES:
-                raise Fault("invalid", TOO_LARGE.format(drawing.size >> 20), "num_images")
-            if whole and drawing.close():
-                done = drawing.done(self.pipeline.drawn(drawing.rows[0]), time.monotonic())
-                self.shown.keep(drawing, done)
-                self._send(done)
-                self.inbox.put(_Finished(drawing, None, time.monotonic() - drawing.decoded))
-        except Fault as fault:
-            self.inbox.put(_Finished(drawing, fault))
-        finally:
-            self._encoding.release()
-
-    def _preview(self, drawing: Drawing, image: int, step: int, peeked: Any) -> None:
-        row, job = drawing.rows[image], replace(drawing.submit.job, format="jpeg")
-        try:
-            if not drawing.over:
-                data, unsafe = self.pipeline.encode(row, self.pipeline.preview(row, peeked), job)
-                picture = Picture(data, CONTENT_TYPES["jpeg"], job.width, job.height, unsafe)
-                self._send(Preview(drawing.submit.ticket, image, step, job.steps, picture))
-        except Fault:
-            pass  # the picture itself may still come out well
-        finally:
-            drawing.previewing.discard(image)
 
     # ---- the link ----
 
