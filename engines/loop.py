@@ -1,16 +1,16 @@
 """The engine process: one thread that steps, and the threads that keep it from waiting.
 
-    reader thread   link -> inbox; end of file ends the process at once
-    step loop       inbox -> schedule -> rows -> UNet call -> VAE decode      (the main thread)
-    decoder         rows -> VAE decode, in the loop's place, where the device does it beside the next call
-    intake          pictures of a job -> pixels; and on to rows, in the loop's place, where the device makes
-                    them beside the next call
-    pool            drawn pixels -> JPEG, PNG, WebP
-    previewer       rows between two steps -> VAE decode -> JPEG, for those who asked
-    writer thread   outbox -> link, what the gateway did not read at once
+    inbox      link -> messages; end of file ends the process at once       (reader thread)
+    intake     pictures of a job -> pixels; and on to rows, in the loop's place, where the device makes
+               them beside the next call                                    (a pool)
+    loop       inbox -> schedule -> rows -> UNet call -> outlet             (the main thread)
+    previews   rows between two steps -> JPEG, for those who asked          (a thread)
+    outlet     rows -> VAE decode, in the loop's place, where the device does it beside the next call;
+               pixels -> JPEG, PNG, WebP -> answers                         (decoder, and a pool)
+    outbox     answers -> link; what the gateway did not read at once       (writer thread)
 
-Decoder, pool and outbox are bounded: a gateway that does not read stops the loop and does not grow the
-memory, and pictures that are nearly finished are not left behind for new ones.
+Each is a module, `tickets` the account of all requests in here, and `shown` spares steps to frames that
+change nothing. Outlet and outbox are bounded, so a gateway that does not read stops the loop.
 
 A `Fault` refuses one ticket. Any other exception, on any thread, is written to stderr once and ends
 the process: its memory is not trusted any more, and the gateway sees the end of file in milliseconds.
@@ -35,8 +35,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -44,56 +43,34 @@ from msgspec.structs import replace
 from engines.cost import Cost
 from engines.drawing import Drawing
 from engines.inbox import Inbox
+from engines.intake import Intake, Prepared
 from engines.link import LinkError, pack
 from engines.mailbox import Request
-from engines.messages import (
-    Cancel,
-    Done,
-    Dropped,
-    Message,
-    Ping,
-    Pong,
-    Progress,
-    Ready,
-    Refused,
-    Started,
-    Submit,
-)
+from engines.messages import Cancel, Done, Message, Ping, Pong, Progress, Ready, Started, Submit
 from engines.outbox import Outbox
 from engines.outlet import Decoded, Finished, Outlet
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Unloadable
-from engines.pool import Pool
 from engines.previews import Previews
 from engines.recorder import Recorder
 from engines.schedule import Call
 from engines.shown import Shown
+from engines.tickets import MAX_HELD, Tickets
 from engines.tiers import Tiers
 
-MAX_HELD = 4096  # requests in this process; more are refused
-AHEAD = 64  # requests whose rows are made before their turn: they lie in the device's memory
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
-ENDS = ("done", "again", "settled", "refused", "superseded", "cancelled")  # of a request
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """From the pool to the loop: what came of a job's image and mask, and its rows if they are made ahead."""
-
-    ticket: int
-    seconds: float
-    inputs: Any = None  # of Pipeline.decode_inputs
-    rows: list[Any] | None = None
-    fault: Fault | None = None
+COUNTERS = ("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", "settled")
 
 
 class Loop:
     pipeline: Pipeline
     schedule: Tiers
+    tickets: Tickets
     shown: Shown
-    outlet: Outlet
+    intake: Intake
     previews: Previews
+    outlet: Outlet
 
     def __init__(
         self, make: Callable[[], Pipeline], sock: socket.socket, recorder: Recorder, *, pool: int = 2
@@ -103,13 +80,10 @@ class Loop:
         self.recorder = recorder
         self.sock = sock
         self.inbox, self.outbox = Inbox(sock), Outbox(sock)
+        self.threads = pool
         self.cost = Cost()
-        self.intake = Pool(pool, "intake", self._fatal)
-        self.pool = pool
-        self._drawings: dict[int, Drawing] = {}
         self._settling: deque[Drawing] = deque()  # through another decoder or as another file, and only that
-        self._ahead: set[int] = set()  # tickets with rows before their turn, made or being made
-        self._counts = dict.fromkeys(("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", *ENDS), 0)
+        self._counts = dict.fromkeys(COUNTERS, 0)
         self._busy_s = 0.0
         self._reply_cost = Cost()
 
@@ -118,8 +92,6 @@ class Loop:
         for name, work in (("reader", self.inbox.run), ("writer", self.outbox.run)):
             threading.Thread(target=self._fatal(self._link), args=(work,), name=name, daemon=True).start()
         self._fatal(self._serve)()
-
-    # ---- the step loop ----
 
     def _serve(self) -> None:
         try:
@@ -144,10 +116,106 @@ class Loop:
         self.pipeline.load(lambda *progress: self._send(Progress(*progress)))
         self.schedule = Tiers(self.cost, self.pipeline.buckets)
         self.shown = Shown(self.pipeline)
-        out = (self._send, self._fatal)
-        self.previews = Previews(self.pipeline, *out)
-        self.outlet = Outlet(self.pipeline, self.cost, self.shown, self.inbox, *out, pool=self.pool)
+        self.intake = Intake(self.pipeline, self.inbox, self._fatal, pool=self.threads)
+        self.tickets = Tickets(self.schedule, self.intake, self.recorder, self._send)
+        self.previews = Previews(self.pipeline, self._send, self._fatal)
+        self.outlet = Outlet(
+            self.pipeline, self.cost, self.shown, self.inbox, self._send, self._fatal, pool=self.threads
+        )
         return {"import": imported - began, "load": time.monotonic() - imported}
+
+    # ---- what comes in ----
+
+    def _take(self, wait: bool) -> None:
+        for message in self.inbox.take(wait):
+            match message:
+                case Submit():
+                    self._submit(message)
+                case Cancel():
+                    self.tickets.cancel(message.tickets)
+                case Ping():
+                    self._send(Pong(message.number, self._stats()))
+                case Prepared():
+                    self._ready(message)
+                case Decoded():
+                    self._decoded(message)
+                case Finished():
+                    self._finish(message)
+                case _:
+                    raise LinkError(f"{type(message).__name__} is no message to an engine")
+
+    def _submit(self, submit: Submit) -> None:
+        job = submit.job
+        if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
+            job = replace(job, vae="tiny" if submit.buffering else "full")
+            submit = replace(submit, job=job)
+        match self.shown.answer(submit):
+            case Done() as done:
+                self.tickets.again(done)
+                return
+            case Drawing() as drawing:
+                self._counts["settled"] += 1
+                self.tickets.add(drawing)
+                self._settling.append(drawing)
+                return
+        self.tickets.add(Drawing(submit))
+        try:
+            if self.tickets.full:
+                raise Fault("out_of_memory", f"the engine holds {MAX_HELD} requests; come back later")
+            lane, steps, slots = self.pipeline.lane(job)
+        except Fault as fault:
+            self.tickets.refuse(submit.ticket, fault)
+            return
+        request = Request(
+            ticket=submit.ticket,
+            session=submit.session,
+            received=submit.received,
+            lane=lane,
+            steps=steps,
+            slots=slots,
+            count=job.count,
+            buffering=submit.buffering,
+            deadline=self._deadline(submit),
+            weight=submit.weight,
+            account=submit.account,
+            background=submit.background,
+            vae=job.vae,
+        )
+        self.tickets.supersede(self.schedule.submit(request, ready=self.intake.skips(job)))
+
+    def _deadline(self, submit: Submit) -> float:
+        """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
+        if submit.deadline_s is None:
+            return math.inf
+        reply = self._reply_cost.predict(REPLY, 1) * (1.0 + self._reply_cost.spread(REPLY)) + TRANSIT_S
+        allowed = min(reply, submit.deadline_s / 5)  # one slow reply is no rule
+        return submit.received + submit.deadline_s - allowed
+
+    def _ready(self, prepared: Prepared) -> None:
+        ticket = prepared.drawing.submit.ticket
+        self.recorder.end(ticket)
+        if ticket not in self.tickets:
+            return
+        try:
+            self.intake.hand_over(prepared)
+        except Fault as fault:
+            self.tickets.refuse(ticket, fault)
+            return
+        self.tickets.supersede(self.schedule.ready(ticket))
+
+    def _decoded(self, decoded: Decoded) -> None:
+        self._busy_s += decoded.seconds
+        self._counts[f"{decoded.vae}_vae"] += decoded.count
+        self.cost.observe(vae(decoded.lane, decoded.vae), 1, decoded.seconds / decoded.count)
+
+    def _finish(self, finished: Finished) -> None:
+        ticket = finished.drawing.submit.ticket
+        if finished.fault is not None:
+            self.tickets.refuse(ticket, finished.fault)
+        elif self.tickets.done(ticket):
+            self._reply_cost.observe(REPLY, 1, finished.seconds)
+
+    # ---- one step boundary ----
 
     def _boundary(self) -> bool:
         """One step boundary and the call after it. False when there is nothing to draw.
@@ -156,18 +224,15 @@ class Loop:
         """
         for ticket in self.schedule.prepare():
             self.recorder.begin(ticket)
-            ahead = self.pipeline.overlaps and len(self._ahead) < AHEAD
-            if ahead:
-                self._ahead.add(ticket)
-            self.intake.submit(self._prepare, self._drawings[ticket], ahead)
+            self.intake.prepare(self.tickets[ticket])
         admission = self.schedule.admit(time.monotonic())
-        self._supersede(admission.superseded)
+        self.tickets.supersede(admission.superseded)
         for ticket in admission.begin:
             self._begin(ticket)
         call = self.schedule.call()
         if call is not None:
             finished = self._step(call)
-            self.outlet.leave([(self._drawings[ticket], image) for ticket, image in finished])
+            self.outlet.leave([(self.tickets[ticket], image) for ticket, image in finished])
         settled = self._settle()
         return call is not None or settled
 
@@ -184,22 +249,20 @@ class Loop:
         return False
 
     def _begin(self, ticket: int) -> None:
-        drawing = self._drawings[ticket]
+        drawing = self.tickets[ticket]
         drawing.begun = time.monotonic()
         self.recorder.begin(ticket)
-        self._ahead.discard(ticket)
-        if not drawing.ahead:
-            try:
-                drawing.rows = list(self.pipeline.rows(drawing.submit.job, drawing.inputs))
-            except Fault as fault:
-                self._refuse(ticket, fault)
-        drawing.inputs = None
-        if drawing.submit.watch and drawing.rows:
+        try:
+            self.intake.enter(drawing)
+        except Fault as fault:
+            self.tickets.refuse(ticket, fault)
+            return
+        if drawing.submit.watch:
             self._send(Started(ticket))
 
     def _step(self, call: Call) -> list[tuple[int, int]]:
         """One UNet call. Returns the (ticket, image) that are finished and not at fault."""
-        drawings = [self._drawings[ticket] for ticket, _ in call.rows]
+        drawings = [self.tickets[ticket] for ticket, _ in call.rows]
         rows = [drawing.rows[image] for drawing, (_, image) in zip(drawings, call.rows, strict=True)]
         faulty: Fault | None = None
         began = time.monotonic()
@@ -219,152 +282,11 @@ class Loop:
             at_fault = {id(row) for row in faulty.rows or rows}
             for (ticket, _), row in zip(call.rows, rows, strict=True):
                 if id(row) in at_fault:
-                    self._refuse(ticket, faulty)
+                    self.tickets.refuse(ticket, faulty)
         for drawing, (_, image) in zip(drawings, call.rows, strict=True):
             if drawing.submit.watch == "steps":
                 self.previews.after_step(drawing, image)
-        return [(ticket, image) for ticket, image in finished if ticket in self._drawings]
-
-    # ---- what comes in ----
-
-    def _take(self, wait: bool) -> None:
-        for message in self.inbox.take(wait):
-            match message:
-                case Submit():
-                    self._submit(message)
-                case Cancel():
-                    self._cancel(message.tickets)
-                case Ping():
-                    self._send(Pong(message.number, self._stats()))
-                case _Prepared():
-                    self._ready(message)
-                case Decoded():
-                    self._busy_s += message.seconds
-                    self._counts[f"{message.vae}_vae"] += message.count
-                    each = message.seconds / message.count
-                    self.cost.observe(vae(message.lane, message.vae), 1, each)
-                case Finished():
-                    self._finish(message)
-                case _:
-                    raise LinkError(f"{type(message).__name__} is no message to an engine")
-
-    def _submit(self, submit: Submit) -> None:
-        job = submit.job
-        if job.vae == "auto":  # the picture in the hand is soon replaced by the next one
-            job = replace(job, vae="tiny" if submit.buffering else "full")
-            submit = replace(submit, job=job)
-        match self.shown.answer(submit):
-            case Done() as done:
-                self._counts["again"] += 1
-                self._send(done)
-                return
-            case Drawing() as drawing:
-                self._counts["settled"] += 1
-                self._drawings[submit.ticket] = drawing
-                self._settling.append(drawing)
-                return
-        self._drawings[submit.ticket] = Drawing(submit)
-        try:
-            if len(self._drawings) > MAX_HELD:
-                raise Fault("out_of_memory", f"the engine holds {MAX_HELD} requests; come back later")
-            lane, steps, slots = self.pipeline.lane(job)
-        except Fault as fault:
-            self._refuse(submit.ticket, fault)
-            return
-        request = Request(
-            ticket=submit.ticket,
-            session=submit.session,
-            received=submit.received,
-            lane=lane,
-            steps=steps,
-            slots=slots,
-            count=job.count,
-            buffering=submit.buffering,
-            deadline=self._deadline(submit),
-            weight=submit.weight,
-            account=submit.account,
-            background=submit.background,
-            vae=job.vae,
-        )
-        ready = job.image is None and (not self.pipeline.overlaps or self.pipeline.knows(job))
-        self._supersede(self.schedule.submit(request, ready=ready))
-
-    def _deadline(self, submit: Submit) -> float:
-        """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
-        if submit.deadline_s is None:
-            return math.inf
-        reply = self._reply_cost.predict(REPLY, 1) * (1.0 + self._reply_cost.spread(REPLY)) + TRANSIT_S
-        allowed = min(reply, submit.deadline_s / 5)  # one slow reply is no rule
-        return submit.received + submit.deadline_s - allowed
-
-    def _ready(self, prepared: _Prepared) -> None:
-        ticket = prepared.ticket
-        self.recorder.end(ticket)
-        drawing = self._drawings.get(ticket)
-        if drawing is None:
-            return
-        drawing.prepared_s = prepared.seconds
-        if prepared.fault is not None:
-            self._refuse(ticket, prepared.fault)
-            return
-        drawing.inputs = prepared.inputs
-        drawing.prepared = ("vae_encode",) if self.pipeline.overlaps else ()
-        if prepared.rows is not None:
-            drawing.rows, drawing.ahead = prepared.rows, True
-            drawing.prepared = ("text", "vae_encode")
-        self._supersede(self.schedule.ready(ticket))
-
-    def _finish(self, finished: Finished) -> None:
-        ticket = finished.drawing.submit.ticket
-        self.recorder.end(ticket)
-        if finished.fault is not None:
-            self._refuse(ticket, finished.fault)
-        elif self._gone(ticket) is not None:
-            self._counts["done"] += 1
-            self._reply_cost.observe(REPLY, 1, finished.seconds)
-
-    def _cancel(self, tickets: Iterable[int]) -> None:
-        tickets = [ticket for ticket in tickets if ticket in self._drawings]
-        self._counts["cancelled"] += len(tickets)
-        self.schedule.cancel(tickets)
-        for ticket in tickets:
-            self.recorder.end(ticket)
-            if (drawing := self._gone(ticket)) is not None:
-                drawing.close()
-
-    def _supersede(self, tickets: Iterable[int]) -> None:
-        for ticket in tickets:
-            if (drawing := self._gone(ticket)) is not None:
-                drawing.close()
-            self._counts["superseded"] += 1
-            self._send(Dropped(ticket, "superseded"))
-
-    def _refuse(self, ticket: int, fault: Fault) -> None:
-        drawing = self._gone(ticket)
-        self.schedule.cancel([ticket])
-        self.recorder.end(ticket)
-        if drawing is not None and drawing.close():
-            self._counts["refused"] += 1
-            self._send(Refused(ticket, fault.code, fault.reason, fault.field))
-
-    def _gone(self, ticket: int) -> Drawing | None:
-        self._ahead.discard(ticket)
-        return self._drawings.pop(ticket, None)
-
-    # ---- on the pool ----
-
-    def _prepare(self, drawing: Drawing, ahead: bool) -> None:
-        """ahead: its rows as well."""
-        began, job = time.monotonic(), drawing.submit.job
-        inputs = rows = fault = None
-        try:
-            if not drawing.over:
-                inputs = self.pipeline.decode_inputs(job)
-            if ahead and not drawing.over:
-                rows = list(self.pipeline.rows(job, inputs, ahead=True))
-        except Fault as found:
-            fault = found
-        self.inbox.put(_Prepared(drawing.submit.ticket, time.monotonic() - began, inputs, rows, fault))
+        return [(ticket, image) for ticket, image in finished if ticket in self.tickets]
 
     # ---- the link ----
 
@@ -381,7 +303,7 @@ class Loop:
             os._exit(0)
 
     def _stats(self) -> dict[str, float]:
-        counts = {name: float(count) for name, count in self._counts.items()}
+        counts = {name: float(count) for name, count in (self._counts | self.tickets.ends).items()}
         taken = counts.pop("taken")
         return counts | {
             "occupancy": taken / counts["slots"] if counts["slots"] else 0.0,
@@ -389,7 +311,7 @@ class Loop:
             "step_s": self.cost.slowest(),
             "waiting": float(self.schedule.waiting),
             "running": float(self.schedule.running),
-            "ahead": float(len(self._ahead)),
+            "ahead": float(self.intake.ahead),
             **self.pipeline.stats(),
         }
 

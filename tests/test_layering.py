@@ -12,7 +12,7 @@ HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # The part of engines/ that the gateway and the tests may use without torch.
 LIGHT = [
     *("messages", "link", "recorder", "pipeline", "drawing", "loop", "fake"),
-    *("inbox", "shown", "outlet", "previews"),
+    *("inbox", "intake", "tickets", "shown", "previews", "outlet"),
     *("outbox", "pool", "cache", "mailbox", "schedule", "tiers", "cost", "outlook", "simulate"),
 ]
 

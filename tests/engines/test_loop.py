@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from engines.fake import colour_of
+from engines.intake import AHEAD
 from engines.link import Decoder, pack
-from engines.loop import AHEAD, ENDS
 from engines.messages import (
     Cancel,
     Done,
@@ -34,6 +34,7 @@ from engines.messages import (
     Started,
     Submit,
 )
+from engines.tickets import ENDS
 
 pytestmark = pytest.mark.proc
 
