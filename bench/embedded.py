@@ -222,7 +222,7 @@ def _extra(extra: _Extra, side: int) -> Result:
             *(least["another thing"], 80.0, "%", True),
         ),
         Bar("inpainting: outside the mask and its seam", filled.outside[False], 2.0, "/ 255"),
-        Bar("inpainting: prompt followed inside", inside[False], 80.0, "%", True),
+        Bar("inpainting at strength 1: prompt followed inside", inside[False], 80.0, "%", True),
         Bar("guidance 4 over 1: adherence on open captions", high - low, 0.1, "points", True),
         Bar(
             "guidance 4: pictures of an open caption differ by seed",
@@ -246,18 +246,19 @@ def _extra(extra: _Extra, side: int) -> Result:
             "another picture nothing of it.",
         ),
         Table(
-            f"Inpainting: {len(filled.sources)} renders, another thing asked for in the place of the first",
+            f"Inpainting: {len(filled.sources)} renders, another thing asked for in the place of the first, strength 1",
             ["", "outside, /255", "colour inside, %", "shape inside, %"],
             [
                 [
-                    "the mask alone may change" if only else "as documented",
+                    "the mask alone may change" if only else "`inpaint_mask_only` false, the default",
                     filled.outside[only],
                     *(percent(filled.inside[only][mark]) for mark in editing.FILLED),
                 ]
                 for only in (False, True)
             ],
             f"Outside: mean absolute difference to the source, {8 * editing.SEAM_CELLS} pixels around the "
-            "mask left out. The first row is `inpaint_mask_only` false.",
+            "mask left out. At less than strength 1 what was inside shows through: on white paper little "
+            "appears below 0.9.",
         ),
         Table(
             "Guidance on captions that leave most open",

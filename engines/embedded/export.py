@@ -15,9 +15,9 @@ from engines.embedded.scene import COLOURS
 from engines.embedded.training import Teacher
 
 PROMPTS = (
-    "a red circle on a blue background",
     "green hills under a night sky",
     "a portrait of a woman with long blonde hair and blue eyes, smiling",
+    "a red circle on a blue background",
     "three yellow stars on a purple background",
     "the sea at sunset with a boat",
     "a smiling man with a beard and a red cap",
@@ -28,9 +28,9 @@ PROMPTS = (
     "a forest under a blue sky, in watercolor style",
     "a white star on a black background, neon style",
 )
-GOOD_STEPS = 2
-"""What the canvas starts with: two follow the words as well as four (bench/README.md) in half the time."""
-
+GOOD_STEPS = 4
+"""What the canvas starts with: two follow most words as well in half the time (bench/README.md), but outlines
+are lumpy and faces melt."""
 
 TILE = 176  # pixels; a sheet is in the repository with the weights
 
