@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-from bench.conditions import conditions
 from bench.gpu.lab import FOLDER, Lab, Machine, broken
 from bench.gpu.plan import Book, run
 
@@ -33,7 +32,7 @@ def main() -> None:
     elif given.what == "second":
         from bench.gpu.second import second_parts
 
-        book = Book.open(given.out, conditions())
+        book = Book.open(given.out, machine.conditions())
         book.parts.pop("sdxl prepared", None)  # of another process
         main_book = given.out.with_name(given.out.name.removesuffix("-sdxl.json") + ".json")
 

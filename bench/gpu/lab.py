@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.conditions import ROOT
+from bench.conditions import ROOT, conditions, gpu
 from bench.gpu.plan import Book
 
 FOLDER = ROOT / "build" / "gpu"
@@ -38,6 +38,10 @@ class Machine:
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         }
+
+    def conditions(self) -> dict[str, Any]:
+        """Of a book of this machine."""
+        return conditions() | gpu() | {"device": self.device, "tiny": self.tiny}
 
     def prebuilt(self, job: str) -> str:
         """What a job of `prebuild` said in the end; "" if there was none."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.conditions import conditions, gpu
 from bench.gpu.lab import Lab, Machine, broken
 from bench.gpu.parts import parts
 from bench.gpu.plan import Book, run, watchdog
@@ -21,7 +20,7 @@ def measure(machine: Machine, out: Path, budget_s: float, say: Say) -> Book:
     """The plan, or what is left of it."""
     began = time.monotonic()
     os.environ.update(machine.environment())
-    book = Book.open(out, conditions() | gpu() | {"device": machine.device, "tiny": machine.tiny})
+    book = Book.open(out, machine.conditions())
     sdxl = Second(machine, book)
 
     def last_words() -> None:

@@ -46,12 +46,16 @@ class Book:
 
     @classmethod
     def open(cls, file: Path, conditions: dict[str, Any]) -> Book:
-        """The file's parts, if it is there and of this project's making."""
+        """The file's parts and conditions, if it is there and was written under the like of these. What was
+        measured elsewhere stays beside it, under the date of its beginning."""
         book = cls(file, conditions)
         if file.is_file():
             found = json.loads(file.read_text())
-            book.parts = found["parts"]
-            book.conditions = found["conditions"]
+            if same(found["conditions"]) == same(conditions):
+                book.parts, book.conditions = found["parts"], found["conditions"]
+            else:
+                when = str(found["conditions"].get("date", "before")).replace(":", "")
+                file.replace(file.with_stem(f"{file.stem}-{when}"))
         return book
 
     def done(self, name: str) -> bool:
@@ -71,6 +75,13 @@ class Book:
         beside = self.file.with_suffix(".new")
         beside.write_text(whole + "\n")
         beside.replace(self.file)
+
+
+def same(conditions: dict[str, Any]) -> tuple[Any, ...]:
+    """What two runs must share for their figures to stand in one table."""
+    gpu = str(conditions.get("gpu") or "").partition(",")[0]  # its name; clocks and heat are behind it
+    torch = conditions.get("packages", {}).get("torch")
+    return conditions.get("tiny"), conditions.get("device"), gpu, torch, conditions.get("commit")
 
 
 def run(

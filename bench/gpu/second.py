@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -58,7 +57,7 @@ class Second:
             pass
         finally:
             self.stop()
-            found = json.loads(self.file.read_text())["parts"] if self.file.is_file() else {}
+            found = Book.open(self.file, self.book.conditions).parts
             self.book.parts |= {name: told for name, told in found.items() if told.get("ok")}
         wrong = {name: told["error"] for name, told in found.items() if not told.get("ok")}
         if not any(told.get("ok") for told in found.values()):
