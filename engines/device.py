@@ -16,12 +16,15 @@ def choose(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
 
     fp16 before bf16 on a GPU: same speed, and three more bits where the sampler's errors add up.
     "fast" is "auto", but bfloat16 on a CPU that is quicker with it, at the cost of float32's promises.
-    Raises ValueError for a device that is not there or a dtype nobody knows.
+    Raises ValueError for a device or dtype nobody knows, and for a device that is not there.
     """
     if device == "auto":
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         device = next(name for name, present in there.items() if present)
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:  # torch's text lists thirty that this project has never run on
+        raise ValueError(f"device is {device!r}, known are auto, cpu, cuda, mps") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but this torch sees no CUDA device")
     if kind == "mps" and not torch.backends.mps.is_available():

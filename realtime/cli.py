@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -51,8 +50,8 @@ def serve(
         str | None, typer.Option(help="LCM-LoRA to fuse into a base model: folder, file or hub id.")
     ] = None,
     vae: Annotated[str | None, typer.Option(help="auto, tiny, full or both.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fast, float32, float16 or bfloat16.")] = None,
     backend: Annotated[
         str | None, typer.Option(help="What runs the UNet: auto, eager, inductor or tensorrt.")
     ] = None,
@@ -108,8 +107,8 @@ def warm(
     ] = None,
     config: Config = None,
     lora: Annotated[str | None, typer.Option(help="LCM-LoRA to fuse into a base model.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fast, float32, float16 or bfloat16.")] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=0, max=16, help="Rows of one UNet call; 0 by device.")
     ] = None,
@@ -248,9 +247,7 @@ def version() -> None:
 def _settings(config: Path | None, **given: Any) -> Settings:
     try:
         return settings.load(config, **given)
-    except ValidationError as error:
-        _stop("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except ValueError as error:  # includes a TOML file that is none
+    except ValueError as error:
         _stop(str(error))
 
 

@@ -5,30 +5,49 @@ Unknown RT_* variables stop the start: a misspelt limit is no limit.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, IPvAnyNetwork
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KiB, MiB = 1024, 1024 * 1024
 
+T = TypeVar("T")
+
+
+def _listed(given: Any) -> Any:
+    """The environment has text only."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError:
+        raise ValueError("""a list in JSON is wanted, as '["one", "two"]'""") from None
+
+
+Listed = Annotated[list[T], BeforeValidator(_listed)]
+
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="RT_", frozen=True, extra="forbid")
+    # Decoding is _listed's: the library's own says neither which variable it was nor what is wanted.
+    model_config = SettingsConfigDict(env_prefix="RT_", frozen=True, extra="forbid", enable_decoding=False)
 
     # where
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)  # 0 = any free port, printed at start
-    public_hosts: list[str] = []  # further Host names browsers may come from (Origin check)
+    public_hosts: Listed[str] = []  # further Host names browsers may come from (Origin check)
     tls_cert: Path | None = None  # PEM; with tls_key, HTTPS and WSS are served
     tls_key: Path | None = None
     state_dir: Path = Path("~/.local/state/realtime").expanduser()  # token secret; survives restarts
 
     # who
-    keys: list[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
+    keys: Listed[str] = []  # API keys "id:secret"; without any, only loopback is served, openly
     token_s: int = Field(120, ge=10, le=3600)  # when a token request names none
 
     # what one key may use; 0 is no limit. `realtime key create` can give a key limits of its own
@@ -40,9 +59,9 @@ class Settings(BaseSettings):
 
     # engine
     model: str = "embedded"  # folder, hub id, "embedded", or "fake" (a timing model, no torch)
-    device: str = "auto"  # auto | cpu | cuda | mps
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")  # cuda:1 is the second GPU
     # auto: float32 on a CPU, half precision on a GPU; fast: bfloat16 on a CPU that is clearly quicker with it
-    dtype: str = "auto"  # or float32, float16, bfloat16
+    dtype: Literal["auto", "fast", "float32", "float16", "bfloat16"] = "auto"
     engines: int = Field(1, ge=1, le=64)  # processes; with device=cuda one on each GPU, else all on `device`
     threads: int = Field(1, ge=1)  # intra-op; on 2 cores the other belongs to the gateway and JPEG
     max_batch: int = Field(0, ge=0, le=16)  # slots of one UNet call; 0 = by device (CPU 4, GPU 16)
@@ -90,7 +109,7 @@ class Settings(BaseSettings):
     disk_reserve: int = Field(64 * MiB, ge=0)  # free bytes that uploads leave to the queue and the keys
 
     # behind a proxy
-    trusted_proxies: list[IPvAnyNetwork] = []  # whose X-Forwarded-Proto, -Host and -Prefix are believed
+    trusted_proxies: Listed[IPvAnyNetwork] = []  # whose X-Forwarded-Proto, -Host and -Prefix are believed
 
     # as the `proxyUrl` of pages: the key lent to requests that bring none, "id:secret"; "" lends nothing.
     # Whoever can reach the path of the proxy then acts as this key.
@@ -108,11 +127,49 @@ class Settings(BaseSettings):
 
 
 def load(config: Path | None = None, **given: Any) -> Settings:
-    """Command line over environment over file over defaults. Raises ValueError on unknown RT_* names."""
-    known = {f"RT_{name.upper()}" for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith("RT_") and name not in known)
-    if unknown:
-        raise ValueError(f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    file: dict[str, Any] = tomllib.loads(config.read_text()) if config else {}
-    file = {k: v for k, v in file.items() if f"RT_{k.upper()}" not in os.environ}
-    return Settings(**(file | {name: value for name, value in given.items() if value is not None}))
+    """Command line over environment over file over defaults; what is given as None is not given.
+
+    Raises ValueError, in one line, for unknown names and wrong values, with where they were set.
+    """
+    known = Settings.model_fields
+    given = {name: value for name, value in given.items() if value is not None}
+    file = _read(config) if config else {}
+    strange = [f"{name} in {config}{_meant(name, known)}" for name in file.keys() - known.keys()]
+    variables = {f"RT_{name.upper()}" for name in known}
+    strange += [
+        f"{name}{_meant(name, variables)}"
+        for name in os.environ
+        if name.startswith("RT_") and name not in variables
+    ]
+    if strange:
+        raise ValueError(f"unknown setting {'; '.join(sorted(strange))}")
+    file = {name: value for name, value in file.items() if f"RT_{name.upper()}" not in os.environ}
+
+    def place(name: str) -> str:
+        if name in given:
+            return f"--{name.replace('_', '-')}"
+        return f"{name} in {config}" if name in file else f"RT_{name.upper()}"
+
+    try:
+        return Settings(**(file | given))
+    except ValidationError as error:  # its own text shows the values, and with them keys
+        wrong = [
+            f"{place(str(each['loc'][0]))}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors()
+        ]
+        raise ValueError("; ".join(wrong)) from None
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text())
+    except OSError as error:
+        raise ValueError(f"the settings file {config} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"the settings file {config} is no TOML: {error}") from None
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    for like in get_close_matches(name, known, n=1, cutoff=0.7):
+        return f" (did you mean {like}?)"
+    return " (realtime/settings.py lists them)"

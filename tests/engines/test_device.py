@@ -44,3 +44,9 @@ def test_the_probe_ends_on_this_machine() -> None:
 def test_a_dtype_nobody_knows_is_refused() -> None:
     with pytest.raises(ValueError, match="known are auto, fast, float32"):
         devices.choose("cpu", "int8")
+
+
+@pytest.mark.parametrize("asked", ["banana", "cuda:x", ""])
+def test_a_device_nobody_knows_is_refused(asked: str) -> None:
+    with pytest.raises(ValueError, match="known are auto, cpu, cuda, mps"):
+        devices.choose(asked, "auto")

@@ -55,7 +55,8 @@ def test_a_model_that_is_not_there_ends_the_server_and_is_named_once(tmp_path: P
     ("settings", "said"),
     [
         ({"potr": "1"}, "RT_POTR"),
-        ({"threads": "x"}, "threads"),
+        ({"threads": "x"}, "RT_THREADS"),
+        ({"device": "banana"}, "RT_DEVICE"),
         ({"tls_cert": "/nothing.pem"}, "tls_key"),
         ({"keys": '["no-colon"]'}, "id:secret"),
         ({"log_level": "loud"}, "log_level"),
@@ -74,7 +75,11 @@ def test_a_config_file_sets_and_the_command_line_wins(tmp_path: Path):
     answer = run("serve", "--config", str(config), state_dir=str(tmp_path))
     assert "0.0.0.0" in answer.stderr
     config.write_text("[")
-    assert run("serve", "--config", str(config)).returncode == 2
+    for wrong in (config, tmp_path):
+        answer = run("serve", "--config", str(wrong))
+        assert answer.returncode == 2
+        assert str(wrong) in answer.stderr
+        assert "Traceback" not in answer.stderr
 
 
 def test_the_server_says_where_it_is_and_when_it_is_ready(server: Server):
