@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engines.backends import Backend, make
-from engines.backends.code import Code
+from engines.backends.code import Code, patches
 from engines.backends.graphs import Graphs
 from engines.backends.program import Batch, Program, Shape, Step
 from engines.backends.store import Store
@@ -30,9 +30,10 @@ def possible(way: str, device: torch.device) -> bool:
 
 
 def compiled(module: Any) -> Any:
-    """As its documentation says, with one static shape per program, so that layouts are chosen."""
+    """As its documentation says, with one static shape per program, so that layouts are chosen, and with the
+    compiler's options as the engine sets them: a peer does not lose by what torch sets badly."""
     torch._dynamo.config.recompile_limit = 64  # shapes are few, but more than the default of 8
-    return torch.compile(module, fullgraph=True, dynamic=False)
+    return torch.compile(module, fullgraph=True, dynamic=False, options=patches("default"))
 
 
 class Ways:
