@@ -65,6 +65,7 @@ def figures(quick: bool, tick: Tick) -> Result:
     given = conditions()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    from engines import device as devices
     from engines.embedded import WEIGHTS
     from engines.lcm import Lcm
 
@@ -104,7 +105,11 @@ def figures(quick: bool, tick: Tick) -> Result:
     outside = {size: overhead_ms(engine, size) for size in (1, 4, 16)}
     name = "the embedded model" if trained else "random weights (10.9 M UNet), 128 px"
     against = "images per CPU-second to diffusers one by one"
-    bars = [Bar(f"{against}, batch {n}", ratios[f"iteration batch {n}"], 1.4, "x", True) for n in (8, 16)]
+    named = dict.fromkeys((8, 16), "") | {devices.slots(engine.at): "as served, "}
+    bars = [
+        Bar(f"{against}, {said}batch {n}", ratios[f"iteration batch {n}"], 1.4, "x", True)
+        for n, said in sorted(named.items())
+    ]
     bars.append(Bar("a step call outside the UNet, 4 rows, CPU", outside[4], 0.15, "ms"))
     return Result(
         "engine",
