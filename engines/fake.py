@@ -23,7 +23,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+# The codecs by name, or Pillow takes them in at the first file.
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from engines.messages import Job, Model
 from engines.pipeline import Fault
@@ -47,6 +48,7 @@ class FakeRow:
     steps: int
     position: int = 0
     slots: int = 1
+    warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
 

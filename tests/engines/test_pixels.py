@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -247,3 +249,22 @@ def test_png_keeps_every_bit() -> None:
     drawn = np.asarray(noise(64, 64))
     data = pixels.written(pixels.finished(drawn, (64, 64), None), "png")
     assert (np.asarray(Image.open(io.BytesIO(data))) == drawn).all()
+
+
+@pytest.mark.proc
+@pytest.mark.parametrize("module", ["engines.pixels", "engines.fake"])
+def test_codecs_are_there_before_the_first_picture(module):
+    """Pillow takes them in at the first file else, WebP with all it knows: 40 ms that a visitor waits."""
+    code = f"""
+import io, sys, {module}
+from PIL import Image
+before = set(sys.modules)
+for format in ("JPEG", "PNG", "WEBP"):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format)
+    Image.open(file, formats=("PNG", "JPEG", "WEBP")).load()
+print(*sorted(set(sys.modules) - before))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    small = {"PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.PpmImagePlugin"}  # 1 ms, at any first file
+    assert set(told.stdout.split()) <= small
