@@ -51,6 +51,7 @@ class Finished:
     size: tuple[int, int]
     inputs: Inputs | None
     latents: Tensor
+    warnings: tuple[str, ...]
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -180,6 +181,20 @@ class Lcm:
         if self.tiny is not self.codec:
             self.decode(self.rows(structs.replace(job, vae="tiny"), None))
         progress("warm", len(self.buckets), len(self.buckets), "")
+        self._adopt(progress)
+
+    def _adopt(self, progress: Report) -> None:
+        """What was built for other sizes: later nobody would look for it."""
+        kept = self.denoiser.backend.kept(self.buckets)
+        for done, shape in enumerate(kept):
+            progress("warm", done, len(kept), str(shape))
+            try:
+                self.denoiser.backend.warm(shape, build=False)
+            except RuntimeError as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                self._relieve()
+                break
 
     # ---- one job ----
 
@@ -237,6 +252,8 @@ class Lcm:
                 began = time.perf_counter()
                 self.streams.lent(_words(embedding, negative))
                 timings["text"] += time.perf_counter() - began
+            read = {"prompt": embedding, "negative prompt": negative}
+            warnings = tuple(f"the {name} {words.cut}" for name, words in read.items() if words and words.cut)
             posterior = None
             if inputs is not None:
                 posterior, timings["vae_encode"] = inputs.encoded or self._encoded(job, inputs)
@@ -264,6 +281,7 @@ class Lcm:
                         timings=dict(timings),
                         clean=None if clean is None else clean.to(self.at),
                         sizes=sizes,
+                        warnings=warnings,
                     )
                 )
             if ahead:
@@ -390,7 +408,7 @@ class Lcm:
     def keep(self, row: LcmRow) -> tuple[Finished, int]:
         with self._refusing(), self.streams.leaving([row.latents]):
             latents = row.latents.clone()  # not a view of its whole batch
-        kept = Finished(row.lane, row.steps, row.slots, row.job, row.size, row.inputs, latents)
+        kept = Finished(row.lane, row.steps, row.slots, row.job, row.size, row.inputs, latents, row.warnings)
         return kept, latents.nbytes + (row.inputs.nbytes if row.inputs else 0)
 
     def kept(self, kept: Finished, job: Job) -> Finished:
@@ -477,7 +495,7 @@ def _given(row: LcmRow) -> Iterator[Tensor]:
 
 def _words(*embeddings: Embedding | None) -> Iterator[Tensor]:
     for embedding in embeddings:
-        yield from (tensor for tensor in embedding or () if tensor is not None)
+        yield from embedding.tensors if embedding else ()
 
 
 def _digest(data: bytes) -> str:

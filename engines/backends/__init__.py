@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -36,6 +37,10 @@ class Backend(Protocol):
         """Make this shape ready. build: also with what takes minutes; else take what there is, and have the
         rest built in the background if anything does that. Raises RuntimeError as torch does, for memory.
         """
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        """What was built before and serves calls of so many places, but only once it is warmed; the last
+        used first."""
 
     def relieve(self) -> None:
         """Out of memory: give back what can be made again."""

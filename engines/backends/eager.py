@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,9 @@ class Eager:
             self._pinned[shape] = attention.pinned(self._program.of(shape), self._choices[-1])
         with torch.inference_mode():
             self.step(shape, self._program.of(shape).sample(shape))
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        return []
 
     def relieve(self) -> None: ...
 

@@ -19,7 +19,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -216,6 +216,9 @@ class Graphs:
         for _ in range(WARM_UPS + 1):
             slots = self.slots(shape)
             self.step(shape, sample if slots is None else _filled(slots, sample))
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        return self._inner.kept(buckets)
 
     def relieve(self) -> None:
         # What did not fit beside so many recordings would not the next time either.

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -89,6 +89,13 @@ class Inductor:
             self._eager.warm(shape)
             if self._quick is not None and shape not in self._quick:
                 self._start(shape)
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        """Nothing if somebody builds beside traffic, who looks for it first."""
+        if self._store is None or self.builds is not None:
+            return []
+        found = self._store.shapes(self._facts)
+        return [shape for shape in found if shape.places in buckets and shape not in self._code]
 
     def find(self, shape: Shape) -> bool:
         """Take it from the store, seconds of this thread, if it is there. Any thread."""

@@ -15,7 +15,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,22 @@ class Store:
             if made:
                 Path(made).unlink(missing_ok=True)
 
+    def shapes(self, facts: Callable[[Shape], Facts]) -> list[Shape]:
+        """Of entries under these facts of their shape, the last used first. What they hold is not checked.
+
+        facts: may raise KeyError for a shape that is none of its program's.
+        """
+        found = []
+        for told in self._told():
+            try:
+                given = told["shape"]
+                shape = Shape(**given | {"features": tuple(given["features"])})
+                if _plain(facts(shape)) == told:
+                    found.append(shape)
+            except (KeyError, TypeError):  # another version's
+                continue
+        return found
+
     def discard(self, facts: Facts) -> None:
         with contextlib.suppress(OSError):
             self._path(facts).unlink(missing_ok=True)
@@ -84,6 +100,18 @@ class Store:
     def _path(self, facts: Facts) -> Path:
         told = json.dumps(_plain(facts), sort_keys=True).encode()
         return self.folder / f"{hashlib.blake2b(told, digest_size=16).hexdigest()}{SUFFIX}"
+
+    def _told(self) -> Iterator[Facts]:
+        """What entries say of themselves."""
+        with contextlib.suppress(OSError):  # there may be no folder
+            for path, _ in self._entries() if self._private() else ():
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
+                    yield json.loads(file.readline())["facts"]
+
+    def _entries(self) -> list[tuple[Path, os.stat_result]]:
+        """The last used first."""
+        entries = [(path, path.stat()) for path in self.folder.glob(f"*{SUFFIX}")]
+        return sorted(entries, key=lambda entry: entry[1].st_mtime, reverse=True)
 
     def _private(self) -> bool:
         about = self.folder.stat()
@@ -93,10 +121,8 @@ class Store:
         return False
 
     def _prune(self) -> None:
-        entries = [(path, path.stat()) for path in self.folder.glob(f"*{SUFFIX}")]
-        entries.sort(key=lambda entry: entry[1].st_mtime, reverse=True)
         total = 0
-        for path, about in entries:
+        for path, about in self._entries():
             total += about.st_size
             if total > self._most_bytes:
                 path.unlink(missing_ok=True)

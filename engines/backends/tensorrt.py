@@ -17,7 +17,7 @@ import inspect
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +106,10 @@ class TensorRt:
                     log.warning("%s stays eager: %s", lane, reason)
         if lane not in self._engines:
             self._eager.warm(shape)
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        found = self._store.shapes(self._facts) if self._store is not None else []
+        return [lane for lane in found if lane not in self._engines and _serves(lane, buckets)]
 
     def relieve(self) -> None: ...
 
@@ -237,6 +241,11 @@ class TensorRt:
 
 def _lane(shape: Shape) -> Shape:
     return dataclasses.replace(shape, places=profile(shape).most)
+
+
+def _serves(lane: Shape, buckets: Sequence[int]) -> bool:
+    least, _, most = profile(lane)
+    return any(least <= bucket <= most for bucket in buckets)
 
 
 def _tried(lane: Shape) -> list[Shape]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from engines.backends import inductor
 from engines.backends.builds import Customer
 from engines.backends.program import Program, Shape
 from engines.lcm import Lcm
+from engines.messages import Job
 
 
 class Builds:
@@ -83,6 +85,36 @@ def test_every_bucket_of_every_size_is_built_once_and_found_later(
     assert warming.run(ours(), [(64, 64), (64, 96)]) == 0
     assert len(compiler) == 4
     assert lines(capsys)[-1]["stats"]["loaded"] == 4
+
+
+def test_sizes_that_nobody_builds_beside_traffic_are_taken_at_the_start(
+    folder: Callable[..., Path], tmp_path: Path, compiler: list[Shape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ours(deterministic: bool) -> Lcm:
+        return Lcm(
+            str(folder()),
+            device="cpu",
+            max_batch=2,
+            deterministic=deterministic,
+            backend="inductor",
+            builds=tmp_path / "builds",
+        )
+
+    assert warming.run(ours(deterministic=False), [(64, 64), (64, 96)]) == 0
+    server, told = ours(deterministic=True), list[tuple[str, float, float, str]]()
+    server.load(lambda *progress: told.append(progress))
+    backend = server.denoiser.backend
+    assert backend.stats()["loaded"] == 2, "of the one bucket there is"
+    monkeypatch.setattr(inductor, "loaded", None)
+    for width, height in ((64, 64), (64, 96)):
+        rows = server.rows(Job("", 0, width, height, steps=1), None)
+        for _ in range(20):
+            rows[0].position = 0
+            server.step(rows, 2)
+        shape = server.denoiser._assembled([replace(rows[0], position=0)], 2)[0]
+        assert backend.program(shape) is not server.denoiser.program
+    assert told[-1][:3] == ("warm", 0, 1)
+    assert "8x12 latents" in told[-1][3]
 
 
 def test_what_could_not_be_built_is_said(

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from engines.backends.program import Shape
 from engines.backends.store import SUFFIX, Store, facts
 from tests.engines.backends.small import SHAPE, program
 
@@ -38,6 +40,28 @@ def test_what_was_put_is_found_under_the_same_facts_only(store: Store) -> None:
     }.items():
         assert store.get(FACTS | {name: other}) is None
     assert not [path for path in store.folder.iterdir() if path.suffix != SUFFIX]
+
+
+def test_shapes_are_found_under_the_facts_of_their_program_only(store: Store) -> None:
+    ours = program()
+
+    def told(shape: Shape) -> dict[str, Any]:
+        return facts(ours, shape, backend="inductor")
+
+    assert store.shapes(told) == []
+    shapes = [dataclasses.replace(SHAPE, places=places) for places in (1, 2, 3)]
+    for number, shape in enumerate(shapes):
+        store.put(told(shape), BUILT)
+        os.utime(store._path(told(shape)), (number, number))
+    store.put(told(SHAPE) | {"backend": "tensorrt"}, BUILT)
+    store.put(told(SHAPE) | {"shape": {"places": 2}}, BUILT)
+    (store.folder / f"broken{SUFFIX}").write_bytes(b"[]\n")
+    controlled = facts(ours, SHAPE, backend="inductor")
+    controlled["shape"] |= {"features": ("control:gone", "embedded")}
+    store.put(controlled, BUILT)
+    assert store.shapes(told) == shapes[::-1]
+    store.folder.chmod(0o770)
+    assert store.shapes(told) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "append", "no header", "header of a list"])

@@ -189,6 +189,23 @@ def test_an_engine_is_kept_and_found(small: Program, trt: StandIn, store: Store)
 
 
 @torch.inference_mode()
+def test_engines_of_every_size_are_known_at_the_start(small: Program, trt: StandIn, store: Store) -> None:
+    wide = at(1, width=12)
+    for shape in (at(1), wide, at(1, height=12)):
+        TensorRt(small, store, trt).warm(shape)
+    TensorRt(program(embedded=False), store, trt).warm(at(1, width=16, features=("cfg",)))
+    later = TensorRt(small, store, trt)
+    later.warm(at(1), build=False)
+    assert set(later.kept((1, 2))) == {wide, at(1, height=12)}
+    assert later.kept((2, 3)) == [], "of no such bucket"
+    for lane in later.kept((1,)):
+        later.warm(lane, build=False)
+    assert later.program(wide) is not small
+    assert later.stats()["loaded"] == 3
+    assert later.kept((1,)) == []
+
+
+@torch.inference_mode()
 def test_other_weights_refit_the_kept_engine(small: Program, trt: StandIn, store: Store) -> None:
     TensorRt(small, store, trt).warm(at(1))
     other = program()
