@@ -246,7 +246,7 @@ def _extra(extra: _Extra, side: int) -> Result:
             "another picture nothing of it.",
         ),
         Table(
-            f"Inpainting: {len(filled.sources)} renders, another thing asked for in the place of the first, strength 1",
+            f"Inpainting at strength 1: {len(filled.sources)} renders, another thing in the place of the first",
             ["", "outside, /255", "colour inside, %", "shape inside, %"],
             [
                 [
