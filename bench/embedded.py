@@ -246,7 +246,7 @@ def _extra(extra: _Extra, side: int) -> Result:
             "another picture nothing of it.",
         ),
         Table(
-            f"Inpainting at strength 1: {len(filled.sources)} renders, another thing in the place of the first",
+            f"Inpainting at strength 1: {len(filled.sources)} renders, another thing in place of one",
             ["", "outside, /255", "colour inside, %", "shape inside, %"],
             [
                 [
