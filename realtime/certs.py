@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from realtime.folder import make_private
+
 # Every host fal's clients were seen to use. A wildcard covers one label, so the deeper ones are named too;
 # falrun.com is where fal-client for Python turns when fal.run does not answer.
 NAMES = (
@@ -82,7 +84,7 @@ def issue(folder: Path, more: Sequence[str] = (), now: datetime | None = None) -
         if file.exists():
             raise CannotIssue(f"{file} is there already; to renew, move it and its partner away first")
     names = [_general(name) for name in dict.fromkeys((*NAMES, *more))]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     if made.authority.exists() or made.authority_key.exists():
         authority, key = _load(made)
     else:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from realtime import log
 from realtime.errors import Unauthorized
+from realtime.folder import make_private
 
 FILE = "keys.sqlite3"  # in the state directory
 POLL_S = 0.5
@@ -55,7 +56,7 @@ class KeyFile:
 
     def create(self, name: str = "", **limits: float) -> str:
         """A new key as "id:secret", which is told once and nowhere kept. Raises OSError, sqlite3.Error."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.path.parent)
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         key_id, secret = f"rk_{secrets.token_hex(6)}", secrets.token_urlsafe(32)
         with closing(sqlite3.connect(self.path, timeout=5)) as db, db:

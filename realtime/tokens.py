@@ -18,6 +18,7 @@ from typing import Any
 import jwt
 
 from realtime.errors import Unauthorized
+from realtime.folder import make_private
 from realtime.keys import Keys
 
 AUDIENCE = "realtime"
@@ -31,7 +32,7 @@ def load_secret(state_dir: Path) -> bytes:
     Raises OSError if the directory cannot be written.
     """
     path = state_dir / "token-secret"
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(state_dir)
     fresh = state_dir / f".token-secret-{secrets.token_hex(8)}"
     if not path.exists():
         descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

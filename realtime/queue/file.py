@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from realtime.folder import make_private
 from realtime.queue.schema import SCHEMA, UPGRADES, VERSION
 
 BUSY_S = 5.0  # another program may hold the file so long
@@ -31,7 +32,7 @@ class File:
         self._path, self._max_bytes = path, max_bytes
         try:
             if not read_only:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(path.parent)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self.db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         except OSError as error:

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from realtime import log
 from realtime.errors import Busy, NoSpace, TooMuch
 from realtime.fetch import Fetcher, Refusal, Unreachable
+from realtime.folder import make_private
 from realtime.queue.desk import Desk
 from realtime.queue.news import either
 from realtime.queue.records import Delivery, Note
@@ -82,7 +83,7 @@ class Signer:
 def load_key(state_dir: Path) -> Ed25519PrivateKey:
     """Made on first use, readable by its owner only. Raises OSError."""
     path = state_dir / "webhook-key.pem"
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(state_dir)
     if not path.exists():
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

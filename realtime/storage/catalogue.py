@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,8 +106,9 @@ def folder_of(file_id: str) -> str:
 
 class Catalogue:
     def __init__(self, path: Path) -> None:
-        """Raises sqlite3.Error if the file is no database or cannot be opened."""
+        """Raises sqlite3.Error if the file is no database, OSError if it cannot be opened."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalogue")
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its journals take the mode from it
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
         self._db.execute("PRAGMA journal_mode = WAL")
         # A killed process loses nothing. A power cut may lose the last rows, and with them bytes that

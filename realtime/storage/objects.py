@@ -28,6 +28,7 @@ from obstore.store import LocalStore, from_url
 
 from realtime import log
 from realtime.errors import NoSpace, StorageDown
+from realtime.folder import make_private
 from realtime.storage.body import BLOCK
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Objects:
         parts = urlsplit(url)
         if parts.scheme in ("", "file"):
             self._folder, self._chunk = Path(parts.path) if url else folder, LOCAL_CHUNK
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             self._store = LocalStore(self._folder)
         elif parts.scheme in BUCKETS:
             self._store = _bucket(url)

@@ -14,6 +14,7 @@ from contextlib import aclosing
 
 from realtime import log
 from realtime.errors import Failure
+from realtime.folder import make_private
 from realtime.limits import Limits
 from realtime.settings import Settings
 from realtime.storage.body import Body
@@ -32,7 +33,7 @@ class Shelf:
     """clock: Unix time. Raises sqlite3.Error or OSError if the state directory cannot be used."""
 
     def __init__(self, settings: Settings, limits: Limits, clock: Callable[[], float]) -> None:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(settings.state_dir)
         self._settings, self._limits, self._clock = settings, limits, clock
         self._catalogue = Catalogue(settings.state_dir / "files.sqlite3")
         self._objects = Objects(

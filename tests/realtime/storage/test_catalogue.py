@@ -1,6 +1,8 @@
 """The catalogue against a plain model of it, in any order of calls."""
 
 import asyncio
+import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -32,6 +34,16 @@ async def test_a_file_comes_back_as_it_was(tmp_path: Path):
     await catalogue.create(made)
     assert await catalogue.find(made.id) == made
     assert await catalogue.find("0" * 32) is None
+    catalogue.close()
+
+
+def test_only_the_owner_reads_the_file(tmp_path: Path):
+    before = os.umask(0)
+    try:
+        catalogue = Catalogue(tmp_path / "files.sqlite3")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(made.stat().st_mode) for made in tmp_path.iterdir()} == {0o600}
     catalogue.close()
 
 
