@@ -33,28 +33,28 @@ T = TypeVar("T")
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of settings; RT_* variables win over it.", exists=True)
 ]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; others than loopback need an API key.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")]
+Model = Annotated[
+    str | None, typer.Option(help='Folder, hub id, "embedded", or "fake" (draws patterns, needs no torch).')
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Backend = Annotated[str | None, typer.Option(help="What runs the UNet: auto, eager, inductor or tensorrt.")]
 
 
 @app.command()
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on; others than loopback need RT_KEYS.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help='Folder, hub id, "embedded", or "fake" (draws patterns, needs no torch).'),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    model: Model = None,
     config: Config = None,
     lora: Annotated[
         str | None, typer.Option(help="LCM-LoRA to fuse into a base model: folder, file or hub id.")
     ] = None,
     vae: Annotated[str | None, typer.Option(help="auto, tiny, full or both.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fast, float32, float16 or bfloat16.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="What runs the UNet: auto, eager, inductor or tensorrt.")
-    ] = None,
+    backend: Backend = None,
     engines: Annotated[
         int | None, typer.Option(min=1, max=64, help="Engine processes: one for each GPU or free core.")
     ] = None,
@@ -171,12 +171,16 @@ def revoke_key(
 
 
 def _with_keys(config: Path | None, work: Callable[[KeyFile], T]) -> T:
+    from realtime.folder import make_private
     from realtime.keys import KeyFile
 
     made = KeyFile(_settings(config).state_dir)
     try:
+        make_private(made.path.parent)
         return work(made)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
+        _stop(f"the state directory {made.path.parent} cannot be used: {error.strerror}")
+    except sqlite3.Error as error:
         _stop(f"{made.path}: {error}")
 
 
@@ -196,10 +200,15 @@ def token(
     config: Config = None,
 ) -> None:
     """Print a token for browsers, as POST /tokens/ would give."""
+    from realtime.apps import all_apps
     from realtime.keys import KeyFile, Keys
-    from realtime.tokens import Tokens, load_secret
+    from realtime.tokens import Tokens, alias_of, load_secret
 
     wanted = _settings(config)
+    served = [served.id for served in all_apps()]
+    for name in app_:
+        if alias_of(name) not in map(alias_of, served):  # a server of another version may have it
+            print(f"realtime: {name} is not served here, {', '.join(served)} are", file=sys.stderr)
     try:
         keys = Keys(wanted.keys, KeyFile(wanted.state_dir))
         if keys.required and key not in keys:
@@ -231,11 +240,19 @@ def certs(
 
 
 @app.command()
-def doctor(config: Config = None) -> None:
-    """Say what this machine can run, what is missing, and why."""
+def doctor(
+    host: Host = None,
+    port: Port = None,
+    model: Model = None,
+    config: Config = None,
+    device: Device = None,
+    backend: Backend = None,
+) -> None:
+    """Say what this machine can run, what is missing, and why; the options are those of `serve`."""
+    given = {name: value for name, value in locals().items() if name != "config"}
     from realtime import doctor as examination
 
-    raise typer.Exit(examination.run(_settings(config), Console()))
+    raise typer.Exit(examination.run(_settings(config, **given), Console()))
 
 
 @app.command()

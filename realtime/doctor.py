@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from realtime.settings import Settings
 PROBE_S = 120.0  # importing torch from a cold disk
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 COMPILERS = ("g++", "clang++", "c++", "cl")  # Inductor's, for code that a CPU runs
+HUB_ID = r"\w[\w.-]*/[\w.-]+"
 TENSORRT = ("torch-tensorrt", "tensorrt")
 
 # Runs in a process of its own: the gateway never imports torch, and a broken torch can end its process.
@@ -171,6 +173,7 @@ def _backend(settings: Settings) -> Iterator[Finding]:
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
+    folder = Path(os.path.expanduser(settings.model))  # Path's own raises for somebody who is not there
     if settings.model == "embedded":
         weights = sorted((Path(__file__).parent.parent / "engines" / "embedded").rglob("*.safetensors"))
         if weights:
@@ -178,12 +181,17 @@ def _model(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", "model", f"embedded, {len(weights)} weight files, {size:.1f} MB")
         else:
             yield Finding("bad", "model", "the embedded weights are not in this installation; give --model")
-    elif settings.model == "fake":
+    elif settings.model.partition(":")[0] == "fake":
         yield Finding("note", "model", "fake: draws patterns, for tests")
-    elif Path(settings.model).exists():
+    elif (folder / "model_index.json").is_file():
         yield Finding("ok", "model", "a local folder")
-    else:
+    elif folder.exists():
+        what = "a folder without model_index.json" if folder.is_dir() else "a single file"
+        yield Finding("bad", "model", f"{settings.model} is {what}, so it is no diffusers model folder")
+    elif re.fullmatch(HUB_ID, settings.model):
         yield Finding("note", "model", "a hub id: it is downloaded at the first start")
+    else:
+        yield Finding("bad", "model", f"{settings.model} does not exist, and is no hub id (owner/name)")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
@@ -208,6 +216,8 @@ def _address(settings: Settings) -> Iterator[Finding]:
         listen(settings).close()
     except CannotServe as error:
         yield Finding("bad", "address", str(error))
+    except ValueError as error:
+        yield Finding("bad", "keys", f"{error}; those of RT_KEYS are tried")
     else:
         known = keys_of(settings)
         keys = f"{len(known)} API key(s)" if known.required else "no API keys, open on loopback"
@@ -219,6 +229,9 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     from realtime.storage.objects import Objects
 
     where = settings.storage_url or "the state directory"
+    if not settings.storage_url and not settings.state_dir.exists():
+        yield Finding("ok", "storage", f"files will be kept in {where}")
+        return
     try:
         objects = Objects(settings.storage_url, settings.state_dir / "objects", reserve=settings.disk_reserve)
         objects.probe()

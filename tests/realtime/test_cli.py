@@ -109,6 +109,32 @@ def test_a_token_on_a_keyed_server_names_its_key(tmp_path: Path):
     )
 
 
+def test_a_token_for_an_app_that_is_not_served_is_minted_with_a_warning(tmp_path: Path):
+    answer = run("token", "--app", "nonsense", "--app", "lcm", state_dir=str(tmp_path))
+    assert answer.returncode == 0
+    assert Tokens(load_secret(tmp_path), Keys([])).check(answer.stdout.strip(), "me/nonsense") == ""
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("realtime: nonsense is not served here, fal-ai/lcm")
+
+
+def test_the_doctor_is_asked_about_another_model_and_device(tmp_path: Path):
+    words = ("doctor", "--model", str(tmp_path), "--port", "0")
+    answer = run(*words, state_dir=str(tmp_path / "state"))
+    assert answer.returncode == 1
+    assert "model_index.json" in answer.stdout
+    assert "--device" in run("doctor", "--device", "banana", state_dir=str(tmp_path / "state")).stderr
+
+
+def test_keys_that_cannot_be_looked_up_are_no_empty_list(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for words in (["list"], ["create"], ["revoke", "rk_1"]):
+        answer = run("key", *words, state_dir=str(tmp_path / "file" / "state"))
+        assert answer.returncode == 2
+        assert not answer.stdout
+        (line,) = answer.stderr.splitlines()
+        assert f"{tmp_path}/file/state cannot be used" in line
+
+
 def test_a_state_directory_that_cannot_be_written_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
     answer = run("token", "--app", "lcm", state_dir=str(tmp_path / "file" / "state"))

@@ -97,6 +97,43 @@ def test_a_busy_port_and_an_open_public_address_are_bad():
     assert findings("_address", Settings(host="0.0.0.0", port=0))["address"].level == "bad"
 
 
+@pytest.mark.net
+def test_a_key_that_is_none_is_bad_and_ends_nothing(tmp_path: Path):
+    found = findings("_address", Settings(port=0, keys=["abc"], state_dir=tmp_path))
+    assert found["keys"].level == "bad"
+    assert "id:secret" in found["keys"].text
+
+
+def model(name: str) -> doctor.Finding:
+    return findings("_model", Settings(model=name))["model"]
+
+
+def test_a_folder_that_serve_would_refuse_is_bad(tmp_path: Path):
+    assert model(str(tmp_path)).level == "bad"
+    assert "model_index.json" in model(str(tmp_path)).text
+    (tmp_path / "model_index.json").write_text("{}")
+    assert model(str(tmp_path)).level == "ok"
+    assert model(str(tmp_path / "model_index.json")).level == "bad"
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "./model", "../model", "~/no-such-model", ".", "nothing"])
+def test_a_path_that_leads_nowhere_is_no_hub_id(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    assert model(name).level == "bad"
+    assert "downloaded" not in model(name).text
+
+
+def test_a_hub_id_is_noted():
+    assert model("SimianLuo/LCM_Dreamshaper_v7").level == "note"
+    assert model("fake:base_ms=1").text.startswith("fake")
+
+
+def test_storage_that_is_not_there_yet_is_not_made(tmp_path: Path):
+    assert findings("_storage", Settings(state_dir=tmp_path / "new"))["storage"].level == "ok"
+    assert not (tmp_path / "new").exists()
+
+
 def test_half_a_tls_configuration_is_bad(tmp_path: Path):
     assert findings("_tls", Settings(tls_cert=tmp_path / "cert.pem"))["TLS"].level == "bad"
 
