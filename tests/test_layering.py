@@ -30,7 +30,7 @@ LAYERS = [
     {"service", "sse", "limits", "places"},
     {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},
-    {"errors", "settings"},
+    {"errors", "folder", "settings"},
 ]
 
 
