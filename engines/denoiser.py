@@ -60,6 +60,7 @@ class LcmRow:
     timings: dict[str, float]
     clean: Tensor | None = None  # [C, h, w], what is kept where mask is 0
     sizes: Tensor | None = None  # [6], as Batch.sizes; SDXL
+    warnings: tuple[str, ...] = ()
     features: tuple[str, ...] = ()  # of the lane, beside those of every call; as Shape.features
     shown: Shown | None = None  # these two need a feature of the lane, and rows without them may share it
     followed: Followed | None = None

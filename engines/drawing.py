@@ -75,6 +75,7 @@ class Drawing:
             drawn=list(drawn),
             timings=self.timings(),
             finished=now,
+            warnings=list(dict.fromkeys(warning for row in self.rows for warning in row.warnings)),
             safety_checked=all("safety" in row.timings for row in self.rows),
         )
 

@@ -73,6 +73,7 @@ class Lcm:
     cache_bytes: int = 256 * 1024 * 1024
     backend: str = "auto"  # one of engines.backends.NAMES
     mode: str = "default"  # of the compiler: one of engines.backends.code.MODES
+    graphs: bool | None = None  # record CUDA graphs; None: where the back end bears it
     builds: Path | None = None  # folder that keeps builds; None: none is kept
     background: int = 1  # builds at a time beside traffic; if builds are kept
     search: bool = False  # cuDNN times its algorithms at the start, for the model's own size
@@ -109,6 +110,7 @@ class Lcm:
         self.denoiser.backend = make(
             self.backend,
             self.denoiser.program,
+            graphs=self.graphs,
             mode=self.mode,
             store=store,
             # Code that comes in while it serves would change the bytes of a seed's picture.

@@ -146,6 +146,7 @@ class Done(Message, frozen=True):
     ]  # seconds: queue, text, vae_encode, steps [{seconds, batch}], vae, encode, inference
     finished: float  # monotonic, when this message was handed to the link
     safety_checked: bool = False
+    warnings: list[str] = field(default_factory=list)  # for the user: what of the job had no effect and why
 
 
 class Dropped(Message, frozen=True):

@@ -35,6 +35,7 @@ class Row(Protocol):
     steps: int  # UNet calls this row needs in all
     position: int  # UNet calls it has had; the pipeline's `step` raises it by one
     slots: int  # batch places it takes per call: 1, or 2 with classifier-free guidance
+    warnings: tuple[str, ...]  # as messages.Done
     timings: dict[str, float]  # seconds spent for this row outside steps: text, vae_encode, vae
 
 

@@ -16,19 +16,23 @@ from torch import Tensor
 
 from engines.cache import Cache
 
+CUT_CHARS = 60  # of what was not read: enough to find the place
+
 
 class Embedding(NamedTuple):
     """What a UNet reads of a prompt, on its device and in its dtype. Shared: never write to it."""
 
     text: Tensor  # [tokens, D]
     pooled: Tensor | None = None  # [P], of SDXL's second encoder
+    cut: str = ""  # what of the prompt was not read and why, for its writer: "has 93 tokens, the model ..."
 
-    def zeros(self) -> Embedding:
-        return Embedding(*(None if part is None else torch.zeros_like(part) for part in self))
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.text] if self.pooled is None else [self.text, self.pooled]
 
     @property
     def nbytes(self) -> int:
-        return self.text.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Text:
@@ -47,7 +51,10 @@ class Text:
         self._one = threading.Lock()  # at a time: a tokenizer is changed by those who use it
 
     def embed(self, prompt: str, timings: dict[str, float], negative: bool = False) -> Embedding:
-        """The prompt is cut at the model's length. Adds its seconds to timings["text"]. Any thread."""
+        """The prompt is cut at the model's length, which `cut` tells. Adds its seconds to timings["text"].
+
+        Any thread.
+        """
         began = time.perf_counter()
         key = prompt, negative and not prompt and self.blank
         embedding = self.cache.get(key)
@@ -55,9 +62,7 @@ class Text:
             with self._one:
                 embedding = self._encode(prompt)
             if key[1]:
-                embedding = Embedding(
-                    *(None if part is None else torch.zeros_like(part) for part in embedding)
-                )
+                embedding = Embedding(*map(torch.zeros_like, embedding.tensors))
             self.cache.put(key, embedding, embedding.nbytes)
         timings["text"] = timings.get("text", 0.0) + time.perf_counter() - began
         return embedding
@@ -72,7 +77,7 @@ class Text:
             tokenizer, encoder = self.encoders[0]
             ids, attention = _tokens(tokenizer, encoder, prompt)
             hidden: Tensor = encoder(ids, attention_mask=attention)[0]
-            return Embedding(hidden[0].to(encoder.dtype))
+            return Embedding(hidden[0].to(encoder.dtype), cut=_cut(tokenizer, prompt))
         # Podell et al. 2023 (arXiv 2307.01952): what the last layer but one of each says, side by side.
         texts = []
         for tokenizer, encoder in self.encoders:
@@ -80,7 +85,20 @@ class Text:
             told = encoder(ids, output_hidden_states=True)
             texts.append(told.hidden_states[-2])
         pooled: Tensor = told.text_embeds[0]
-        return Embedding(torch.cat(texts, dim=-1)[0], pooled)
+        cuts = (_cut(tokenizer, prompt) for tokenizer, _ in self.encoders)
+        return Embedding(torch.cat(texts, dim=-1)[0], pooled, next(filter(None, cuts), ""))
+
+
+def _cut(tokenizer: Any, prompt: str) -> str:
+    """As Embedding.cut. Tokens count the two that mark the beginning and the end."""
+    whole = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+    count, limit = len(whole.input_ids), tokenizer.model_max_length
+    if count <= limit:
+        return ""
+    start, _ = whole.offset_mapping[limit - 1]  # in its place stands the end
+    rest = " ".join(prompt[start:].split())
+    shown = rest if len(rest) <= CUT_CHARS else rest[:CUT_CHARS] + "…"
+    return f"has {count} tokens, the model reads {limit}: '{shown}' was not read"
 
 
 def _tokens(tokenizer: Any, encoder: Any, prompt: str) -> tuple[Tensor, Tensor | None]:

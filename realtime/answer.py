@@ -60,5 +60,5 @@ def note(body: dict[str, Any], warnings: Sequence[str], job: Job, done: Done) ->
     width, height = done.drawn
     if width != job.width or height != job.height:
         body["rendered_size"] = {"width": width, "height": height}
-    if warnings:
-        body["warnings"] = list(warnings)
+    if warnings or done.warnings:
+        body["warnings"] = [*warnings, *done.warnings]

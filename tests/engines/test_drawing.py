@@ -11,7 +11,7 @@ from engines.messages import Job, Picture, Submit
 
 def drawing(count: int = 1, **timings: float) -> Drawing:
     submit = Submit(7, "s", received=10.0, job=Job("a", 3, 64, 64, count=count))
-    rows = [SimpleNamespace(timings=dict(timings)) for _ in range(count)]
+    rows = [SimpleNamespace(timings=dict(timings), warnings=("cut",)) for _ in range(count)]
     return Drawing(submit, rows=rows, begun=10.5, prepared_s=0.2)
 
 
@@ -61,6 +61,7 @@ def test_pictures_are_answered_in_order_whoever_is_written_first():
     done = work.done((64, 64), now=12.0)
     assert [given.data for given in done.pictures] == [b"\0", b"\1", b"\2"]
     assert done.timings["encode"] == pytest.approx(0.03)
+    assert done.warnings == ["cut"], "said once, however many pictures"
 
 
 def test_of_many_who_would_answer_exactly_one_does():

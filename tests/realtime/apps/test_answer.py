@@ -23,6 +23,7 @@ def answer(
     drawn: tuple[int, int] = (512, 512),
     unsafe: bool = False,
     warnings: tuple[str, ...] = (),
+    told: tuple[str, ...] = (),
     **fields: Any,
 ) -> dict[str, Any]:
     app = find(endpoint)
@@ -31,9 +32,8 @@ def answer(
     request.warnings.extend(warnings)
     job = Job("a cat", 42, 512, 512, count=count)
     pictures = [Picture(JPEG, "image/jpeg", 512, 512, unsafe)] * count
-    done = Done(
-        1, pictures, 42, list(drawn), {"inference": 0.5, "steps": [{"seconds": 0.1, "batch": 2}]}, 0.0
-    )
+    timings = {"inference": 0.5, "steps": [{"seconds": 0.1, "batch": 2}]}
+    done = Done(1, pictures, 42, list(drawn), timings, 0.0, warnings=list(told))
     return app.answer(request, job, done, binary=binary)
 
 
@@ -125,5 +125,9 @@ def test_a_picture_drawn_at_another_size_says_so() -> None:
 def test_warnings_reach_the_client() -> None:
     assert answer(warnings=("negative_prompt has no effect",))["warnings"] == [
         "negative_prompt has no effect"
+    ]
+    assert answer(warnings=("of the plan",), told=("of the engine",))["warnings"] == [
+        "of the plan",
+        "of the engine",
     ]
     assert "warnings" not in answer()
