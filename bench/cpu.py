@@ -1,4 +1,5 @@
-"""What the embedded model costs a CPU by layout, precision and allocator: the defaults of a CPU engine.
+"""What the embedded model costs a CPU by layout, precision, allocator and back end: why a CPU engine's
+defaults are what they are.
 
 Each way of running is a process of its own, because glibc reads its settings at the start. They take turns
 in one run, and CPU time of the working thread is compared, so other work on the machine slows all alike.
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import steps
 from bench.conditions import ROOT, after, conditions
 from bench.report import Bar, Result, Table
 
@@ -48,17 +50,22 @@ def figures(quick: bool, tick: Tick) -> Result:
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     try:
         for at, (name, way) in enumerate(WAYS.items()):
-            tick(f"load: {name}", at / len(WAYS))
-            running[name] = _start(way)
+            tick(f"load: {name}", at / len(WAYS) / 2)
+            running[name] = _start(["bench.cpu", way.dtype, way.layout], way.kept)
             _answer(running[name])  # it is loaded and warm
         for turn in range(turns):
             for at, name in enumerate(WAYS):
-                tick(name, (turn + at / len(WAYS)) / turns)
+                tick(name, (turn + at / len(WAYS)) / turns / 2)
                 taken[name].append(_answer(running[name], "measure\n"))
     finally:
-        for process in running.values():
-            process.kill()
-            process.wait()
+        _end(*running.values())
+    beside = _start(["bench.steps", *(["ahead"] if quick else [])], kept=True)
+    try:
+        table, bars, raw = steps.figures(
+            lambda question: _answer(beside, question), turns, lambda what, share: tick(what, 0.5 + share / 2)
+        )
+    finally:
+        _end(beside)
     median = {
         name: {piece: statistics.median(turn[piece] for turn in of) for piece in PIECES}
         for name, of in taken.items()
@@ -81,7 +88,13 @@ def figures(quick: bool, tick: Tick) -> Result:
     return Result(
         "cpu",
         after(given),
-        [Bar(f"{whole}, {name}, to what is served", ratio[name][whole], 1.0, "x", True) for name in others],
+        [
+            *[
+                Bar(f"{whole}, {name}, to what is served", ratio[name][whole], 1.0, "x", True)
+                for name in others
+            ],
+            *bars,
+        ],
         [
             Table(
                 "The embedded model on one thread, CPU time",
@@ -91,21 +104,23 @@ def figures(quick: bool, tick: Tick) -> Result:
                 "turn. Below 1 is quicker than what is served. bfloat16 is not the default, whatever it "
                 "gains here: pictures are promised in float32 on a CPU, and CPUs without its instructions "
                 "emulate it.",
-            )
+            ),
+            table,
         ],
-        raw={"median_s": median, "ratio": ratio},
+        raw={"median_s": median, "ratio": ratio, "steps": raw},
     )
 
 
-def _start(way: Way) -> subprocess.Popen[str]:
+def _start(module: list[str], kept: bool) -> subprocess.Popen[str]:
+    """python -m these words; kept: as of Way."""
     from realtime.child import _environment
     from realtime.settings import Settings
 
     environment = dict(os.environ)
-    if way.kept:
+    if kept:
         environment = _environment(Settings(device="cpu", model="embedded"))
     return subprocess.Popen(
-        [sys.executable, "-m", "bench.cpu", way.dtype, way.layout],
+        [sys.executable, "-m", *module],
         env=environment | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -114,7 +129,13 @@ def _start(way: Way) -> subprocess.Popen[str]:
     )
 
 
-def _answer(process: subprocess.Popen[str], question: str = "") -> dict[str, float]:
+def _end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def _answer(process: subprocess.Popen[str], question: str = "") -> Any:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(question)
@@ -122,8 +143,7 @@ def _answer(process: subprocess.Popen[str], question: str = "") -> dict[str, flo
     line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"a process of the bench ended with {process.wait()}")
-    answer: dict[str, float] = json.loads(line)
-    return answer
+    return json.loads(line)
 
 
 # ---- the processes ----

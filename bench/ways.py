@@ -7,6 +7,7 @@ them: what torch gives who compiles and captures by hand.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.conditions import ROOT
 from engines.backends import Backend, make
 from engines.backends.code import Code, patches
 from engines.backends.graphs import Graphs
@@ -23,6 +25,14 @@ from engines.backends.store import Store
 WAYS = ("eager", "eager+graph", "inductor", "inductor+graph")
 BY_HAND = "torch.compile+graph"
 Run = Callable[[Batch], Tensor]
+
+
+def store() -> Store:
+    """Where benches keep what they have compiled: what one built another loads."""
+    folder = ROOT / "build" / "bench" / "builds"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    return Store(folder)
 
 
 def possible(way: str, device: torch.device) -> bool:
