@@ -26,6 +26,9 @@ from bench.peers.pipelines import Asked, Diffusers, Draw, Line, Lockstep, Take, 
 from bench.report import Bar, Result, Table
 from engines.messages import Job
 
+OURS, DIFFUSERS = "ours", "diffusers, one by one"
+COMPILED, THEIRS_COMPILED = "ours, compiled", "diffusers, compiled UNet, one by one"
+STREAM = "StreamDiffusion 0.1.1, stream batch of 4 steps"
 SESSIONS = 16
 STEPS = (1, 2, 3, 4, 4, 4, 4, 5, 6, 8)  # four on average
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
@@ -162,7 +165,7 @@ def coloured(subject: Any, owner: str, seed: int = 5) -> Job:
 
 
 def diffusers_one(subject: Any, seconds: float, sessions: int, compiled: bool = False) -> Peer:
-    peer = Peer("diffusers, compiled UNet, one by one" if compiled else "diffusers, one by one")
+    peer = Peer(THEIRS_COMPILED if compiled else DIFFUSERS)
     drawn = Diffusers(subject.loaded(), compiled)
     drawn.draw([job_of(subject, 0, 0, 2)])  # builds, and first calls choose algorithms
     peer.alone_ms, peer.alone_cpu_ms = alone(
@@ -198,7 +201,7 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
     latency is until one's own."""
     from bench.peers.stream_diffusion import Missing, Stream
 
-    peer = Peer("StreamDiffusion 0.1.1, stream batch of 4 steps")
+    peer = Peer(STREAM)
     try:
         stream = Stream(subject.loaded(), subject.side)
     except Missing as missing:
@@ -245,11 +248,11 @@ def stream_diffusion(subject: Any, seconds: float, sessions: int) -> Peer:
     return peer
 
 
-def ours(subject: Any, engine: Any, seconds: float, sessions: int) -> Peer:
-    """The engine's step loop over `engine`, a loaded pipeline."""
+def ours(subject: Any, engine: Any, seconds: float, sessions: int, name: str = OURS) -> Peer:
+    """The engine's step loop over `engine`, a loaded pipeline with what it needs built."""
     from bench.inside import closed
 
-    peer = Peer("ours")
+    peer = Peer(name)
 
     def single(job: Callable[[int], Job]) -> tuple[float, float]:
         spent = time.process_time()
@@ -296,7 +299,7 @@ PARTS: dict[str, Callable[..., Peer]] = {
 
 
 def table(peers: Sequence[Peer], title: str, note: str) -> Table:
-    one_by_one = (peer.images_s for peer in peers if peer.name == "diffusers, one by one")
+    one_by_one = (peer.images_s for peer in peers if peer.name == DIFFUSERS)
     base = next(one_by_one, 0.0) or math.nan  # on a machine with other work it may have made none in its time
     return Table(
         title,
@@ -322,6 +325,32 @@ def table(peers: Sequence[Peer], title: str, note: str) -> Table:
     )
 
 
+def bars(by: dict[str, Peer], cuda: bool) -> list[Bar]:
+    """Like with like: eager beside eager, compiled beside compiled. What was not measured has no bar."""
+    made = []
+    for name in (OURS, COMPILED):
+        if name in by:
+            made.append(Bar(f"{name}: wrong pictures", by[name].wrong or 0, 0, "pictures"))
+    for name, theirs, limit in ((OURS, DIFFUSERS, 3.0), (COMPILED, THEIRS_COMPILED, 1.5)):
+        if name in by and theirs in by:
+            mine, base = by[name], by[theirs]
+            what = f"{name}: images {{}} to {theirs}"
+            if cuda:
+                ratio = mine.images_s / base.images_s if base.images_s else math.nan
+                made.append(Bar(what.format("a second"), ratio, limit, "x", True))
+            else:
+                ratio = base.cpu_ms / mine.cpu_ms
+                made.append(Bar(what.format("per CPU-second"), ratio, 1.4, "x", True))
+    stream = by.get(STREAM, Peer(STREAM))
+    for name in (OURS, COMPILED):
+        if name in by and not math.isnan(stream.images_s):
+            mine = by[name]
+            share = mine.drawn_ms / stream.drawn_ms if cuda else mine.drawn_cpu_ms / stream.drawn_cpu_ms
+            what = f"{name}: a drawing's own picture at 4 steps, to StreamDiffusion's"
+            made.append(Bar(what + ("" if cuda else ", CPU time"), share, 1 / 3, "x"))
+    return made
+
+
 def figures(quick: bool, tick: Tick) -> Result:
     """`python -m bench peers`: the embedded model on a CPU, SD1.5's size with random weights on CUDA."""
     import torch
@@ -336,35 +365,25 @@ def figures(quick: bool, tick: Tick) -> Result:
         subject: Any = Subject("sd15", torch.device("cuda"), torch.float16)
     else:
         subject = embedded(torch.device("cpu"), torch.float32)
-    engine = inside.pipeline(subject, max_batch=16 if cuda else 8)
-    seconds = 3.0 if quick else 20.0
-    peers = []
-    for at, (name, part) in enumerate(PARTS.items()):
-        if name == "compiled" and quick and not cuda:
-            continue  # a minute or more of building
-        tick(name, at / len(PARTS))
-        peers.append(part(subject, engine, seconds, SESSIONS))
-    by = {peer.name: peer for peer in peers}
-    mine, base = by["ours"], by["diffusers, one by one"]
-    bars = [Bar("wrong pictures, ours", mine.wrong or 0, 0, "pictures")]
-    if cuda:
-        bars.append(Bar("images/s to diffusers", mine.images_s / base.images_s, 3.0, "x", True))
-        fast = by["diffusers, compiled UNet, one by one"]
-        bars.append(Bar("images/s to diffusers, compiled", mine.images_s / fast.images_s, 1.5, "x", True))
+    parts = dict(PARTS)
+    engine = inside.pipeline(subject)
+    if quick:
+        del parts["compiled"]  # a minute or more of building, and of ours as much for each size of a call
     else:
-        bars.append(Bar("images per CPU-second to diffusers", base.cpu_ms / mine.cpu_ms, 1.4, "x", True))
-    stream = by["StreamDiffusion 0.1.1, stream batch of 4 steps"]
-    if stream.images_s == stream.images_s:
-        share = mine.drawn_ms / stream.drawn_ms if cuda else mine.drawn_cpu_ms / stream.drawn_cpu_ms
-        what = "a drawing's own picture at 4 steps, to StreamDiffusion's" + ("" if cuda else ", CPU time")
-        bars.append(Bar(what, share, 1 / 3, "x"))
+        fast = inside.compiled(subject, lambda what, share: tick(what, share / (len(parts) + 2)))
+        parts[COMPILED] = lambda s, e, t, n: ours(s, fast, t, n, COMPILED)
+    seconds = 3.0 if quick else 15.0
+    peers = []
+    for at, (name, part) in enumerate(parts.items(), 1):
+        tick(name, at / (len(parts) + 1))
+        peers.append(part(subject, engine, seconds, SESSIONS))
     title = (
         f"{SESSIONS} sessions, closed loop, mixed steps: {subject.kind} {subject.side} px, {subject.dtype}"
     )
     return Result(
         "peers",
         after(given),
-        bars,
+        bars({peer.name: peer for peer in peers}, cuda),
         [table(peers, title, NOTE)],
         raw={"peers": [asdict(peer) for peer in peers]},
     )
@@ -373,5 +392,6 @@ def figures(quick: bool, tick: Tick) -> Result:
 NOTE = (
     "Steps 1 to 8, four on average; the same weights, device and process; every side keeps the embeddings "
     "of a prompt. A wrong picture looks more like what another user asked for than like its own. CPU time is "
-    "that of the process, a picture; other work on the machine does not stretch it."
+    "that of the process, a picture; other work on the machine does not stretch it. Compiling is not in any "
+    "figure. Batches of equal steps are not compiled: they come in sixteen sizes, each a build of its own."
 )

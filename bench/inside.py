@@ -49,6 +49,20 @@ def pipeline(subject: Any, **options: Any) -> Lcm:
     return made
 
 
+def compiled(subject: Any, tick: Callable[[str, float], None]) -> Lcm:
+    """The same with the compiled back end, all its calls of the subject's size built or loaded. Minutes,
+    where nothing was kept. Raises RuntimeError if nothing compiles here."""
+    from bench.ways import store
+
+    made = pipeline(subject, backend="inductor", builds=store().folder, background=0)
+    for at, count in enumerate(made.buckets):
+        tick(f"compile ours, a call of {count} rows", at / len(made.buckets))
+        made.denoiser.warm(made.rows(subject.job(0, 1), None), count, build=True)
+    if not made.stats()["compiled"]:
+        raise RuntimeError(f"nothing is compiled: {made.denoiser.backend.reasons()}")
+    return made
+
+
 class Mixed:
     """A back end that gives every number of rows to one of its own; unknown numbers run eager."""
 

@@ -6,7 +6,20 @@ import math
 import pytest
 from PIL import Image
 
-from bench.compare import Peer, coloured, nearer_to_others, served, summed, table
+from bench.compare import (
+    COMPILED,
+    DIFFUSERS,
+    OURS,
+    STREAM,
+    THEIRS_COMPILED,
+    Peer,
+    bars,
+    coloured,
+    nearer_to_others,
+    served,
+    summed,
+    table,
+)
 from bench.figures import Frame
 from bench.peers.pipelines import Asked, equal, everything, one
 from bench.subject import job
@@ -87,3 +100,28 @@ def test_a_peer_that_could_not_run_stays_in_the_table_with_its_reason():
     rows = table([Peer("diffusers, one by one", 2.0), Peer("ours", 6.0), Peer("x", note="no")], "", "").rows
     assert rows[1][2] == 3.0
     assert rows[2][-1] == "no"
+
+
+def test_a_bar_says_of_which_of_ours_it_is_and_what_was_not_measured_has_none():
+    peers = {
+        OURS: Peer(OURS, images_s=6.0, cpu_ms=30.0, drawn_ms=9.0, drawn_cpu_ms=5.0, wrong=0),
+        COMPILED: Peer(COMPILED, images_s=8.0, cpu_ms=20.0, drawn_ms=8.0, drawn_cpu_ms=4.0, wrong=1),
+        DIFFUSERS: Peer(DIFFUSERS, images_s=2.0, cpu_ms=60.0),
+        THEIRS_COMPILED: Peer(THEIRS_COMPILED, images_s=4.0, cpu_ms=50.0),
+        STREAM: Peer(STREAM, images_s=1.0, drawn_ms=16.0, drawn_cpu_ms=20.0),
+    }
+    cpu = {bar.what: bar.value for bar in bars(peers, cuda=False)}
+    assert cpu == {
+        "ours: wrong pictures": 0,
+        "ours, compiled: wrong pictures": 1,
+        "ours: images per CPU-second to diffusers, one by one": 2.0,
+        "ours, compiled: images per CPU-second to diffusers, compiled UNet, one by one": 2.5,
+        "ours: a drawing's own picture at 4 steps, to StreamDiffusion's, CPU time": 0.25,
+        "ours, compiled: a drawing's own picture at 4 steps, to StreamDiffusion's, CPU time": 0.2,
+    }
+    assert [bar.value for bar in bars(peers, cuda=True)] == [0, 1, 3.0, 2.0, 9 / 16, 0.5]
+    missing = {OURS: peers[OURS], DIFFUSERS: peers[DIFFUSERS], STREAM: Peer(STREAM, note="not installed")}
+    assert [bar.what for bar in bars(missing, cuda=False)] == [
+        "ours: wrong pictures",
+        "ours: images per CPU-second to diffusers, one by one",
+    ]
