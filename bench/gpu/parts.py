@@ -42,7 +42,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         *[Part(f"sd15 compiled {n}", 30, lambda n=n: lab.best(n, False)) for n in (16, 2, 6, 3, 12)],
         Part("sd15 best batch of 16", 20, lambda: throughput(lab, 16)),
         Part("canvas of 16", 30, lambda: canvas(lab, 16)),
-        Part("a new size", 25, lambda: new_size(lab)),
+        Part("a new size", 60, lambda: new_size(lab)),
         Part("service", 90, lambda: service(lab.machine)),
         Part("pieces", 30, lambda: pieces(lab)),
         Part("attention", 25, lambda: attention(lab)),
