@@ -39,6 +39,7 @@ from realtime.pages import Pages
 from realtime.protocol import Close, Connection
 from realtime.proxy import Proxy
 from realtime.queue import Queue
+from realtime.refusals import Refusals
 from realtime.run import Runs
 from realtime.service import Caller, Service
 from realtime.session import BUFFERING
@@ -60,6 +61,7 @@ class Gateway:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()
+        self.refusals = Refusals()
         self.fetcher = Fetcher(settings)
         self.keys = Keys(settings.keys, KeyFile(settings.state_dir))
         self.limits = Limits(settings, self.keys.own_limits)
@@ -149,6 +151,7 @@ class Gateway:
             self.limits.enter(caller.key_id)
         except Failure as failure:
             self.metrics.opened.labels(failure.error_type).inc()
+            self.refusals.tell("socket", failure.error_type, failure.status, app=app.id if app else "")
             await self._turn_away(failure, receive, transmit)
             return
         self.metrics.opened.labels("accepted").inc()
@@ -226,6 +229,7 @@ class Gateway:
             self._count()
 
     async def _answer(self, request: Request, transmit: Transmit) -> None:
+        began = time.monotonic()
         target = hosts.target(request.headers.get("host", ""), request.scope["path"])
         request.state.request_id = str(uuid.uuid4())
         try:
@@ -237,11 +241,29 @@ class Gateway:
             return
         except Exception:
             logger.exception("http.request", role=target.role, request_id=request.state.request_id)
-            response = JSONResponse(Internal("Internal Server Error").body(), 500)
+            internal = Internal("Internal Server Error")
+            response = JSONResponse(internal.body(), internal.status, internal.headers)
         response.headers.setdefault("x-fal-request-id", request.state.request_id)
         self._allow_origin(request, response)
-        self.metrics.requests.labels(target.role, str(response.status_code)).inc()
-        await response(request.scope, request.receive, transmit)
+        status = response.status_code
+        self.metrics.requests.labels(target.role, str(status)).inc()
+        request_id = response.headers["x-fal-request-id"]
+        app = find(target.endpoint)
+        about = {"role": target.role, "app": app.id if app else "", "method": request.method}
+        seconds = time.monotonic() - began
+        if kind := response.headers.get("x-fal-error-type", ""):  # what /readyz says is no failure
+            self.refusals.tell("http", kind, status, request_id, **about, seconds=round(seconds, 3))
+        else:
+            self.refusals.timed("http", seconds, request_id, **about)
+        try:
+            await response(request.scope, request.receive, transmit)
+        except Broken as end:
+            if end.kind:
+                seconds = time.monotonic() - began
+                self.refusals.tell(
+                    "http", end.kind, end.status, request_id, **about, seconds=round(seconds, 3)
+                )
+            raise
 
     async def respond(self, request: Request, target: Target) -> Response:
         """The answer to one request, `target` being where it goes. Raises Failure."""

@@ -23,7 +23,7 @@ from types import FrameType
 
 import uvicorn
 
-from realtime import log
+from realtime import __version__, log
 from realtime.engine import Engine, Unloadable
 from realtime.fleet import Engines, Fleet
 from realtime.gateway import Gateway
@@ -170,6 +170,15 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if sockets:
+            settings, names = self.settings, type(self.settings).model_fields
+            logger.info(
+                "server.listening",
+                version=__version__,
+                url=url(settings, sockets[0]),
+                model=settings.model,
+                settings=[name for name in names if getattr(settings, name) != names[name].default],
+            )
         if self._on_start is not None:
             self._on_start()
 

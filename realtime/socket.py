@@ -26,7 +26,7 @@ from realtime import log, wire
 from realtime.answer import is_large
 from realtime.apps import App
 from realtime.apps import Request as Wanted
-from realtime.errors import Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
+from realtime.errors import BadFrame, Draining, Failure, Internal, InvalidInput, TooMuch, of_engine
 from realtime.protocol import Close, Connection
 from realtime.service import Caller
 from realtime.session import BUFFERING, Session, Slot
@@ -136,6 +136,7 @@ class Socket:
         """Close from our side because of `failure`, saying so; frames under way are not answered."""
         if not self._connection.closed:
             self.ended_by = failure.error_type
+            self._gateway.refusals.tell("socket", failure.error_type, failure.status, app=self._app.id)
             self._connection.refuse(failure)
             self._write()
 
@@ -173,6 +174,7 @@ class Socket:
         if request is None:
             if message:
                 self._flow.bad_messages += 1
+                self._told(BadFrame, "", received)
             return
         try:
             self._meter.take(start)
@@ -181,15 +183,15 @@ class Socket:
             wanted = self._app.parse(request.payload)
         except InvalidInput as failure:
             self._flow.bad_messages += 1
-            self._connection.fail(failure, request.request_id)
+            self._fail(failure, request.request_id, received)
             return
         except Failure as failure:
             self._flow.refused += 1
-            self._connection.fail(failure, request.request_id)
+            self._fail(failure, request.request_id, received)
             return
         except Exception:
             self._flow.refused += 1
-            self._connection.fail(self._internal("frame.parse"), request.request_id)
+            self._fail(self._internal("frame.parse"), request.request_id, received)
             return
         decode_s = monotonic() - start
         frame = Frame(request.request_id, request.binary, wanted, received, receive_s, decode_s)
@@ -318,7 +320,7 @@ class Socket:
                 return
             try:
                 self._connection.answer(self._body(frame, outcome), binary=frame.binary)
-                self._flow.answer(monotonic() - frame.received)
+                self._arrived(frame)
             except Exception:
                 outcome = self._internal("frame.answer")
         self._answered(frame, outcome)
@@ -328,7 +330,7 @@ class Socket:
         outcome: Done | Failure = done
         try:
             self._connection.answer_large(await asyncio.to_thread(self._large, frame, done))
-            self._flow.answer(monotonic() - frame.received)
+            self._arrived(frame)
         except Exception:
             outcome = self._internal("frame.answer")
         self._encoder = None
@@ -338,9 +340,14 @@ class Socket:
     def _large(self, frame: Frame, done: Done) -> list[wire.Fragment]:
         return wire.encode_large(self._body(frame, done), binary=frame.binary)
 
+    def _arrived(self, frame: Frame) -> None:
+        seconds = monotonic() - frame.received
+        self._flow.answer(seconds)
+        self._gateway.refusals.timed("frame", seconds, frame.request_id, app=self._app.id, session=self.name)
+
     def _answered(self, frame: Frame, outcome: Done | Failure | None) -> None:
         if isinstance(outcome, Failure):
-            self._connection.fail(outcome, frame.request_id)
+            self._fail(outcome, frame.request_id, frame.received)
             self._flow.refused += 1
         self._session.written()
         self._freed()
@@ -359,6 +366,15 @@ class Socket:
         return body
 
     # ---- time, counting and our own bugs ----
+
+    def _fail(self, failure: Failure, request_id: str, received: float) -> None:
+        """An error frame, and a line of why. received: the last byte of what it answers."""
+        self._connection.fail(failure, request_id)
+        self._told(failure, request_id, received)
+
+    def _told(self, failure: Failure | type[Failure], request_id: str, received: float) -> None:
+        about = {"app": self._app.id, "session": self.name, "seconds": round(monotonic() - received, 3)}
+        self._gateway.refusals.tell("frame", failure.error_type, failure.status, request_id, **about)
 
     def _stall(self) -> None:
         logger.warning("socket.stalled", session=self.name, seconds=self._send_timeout_s)

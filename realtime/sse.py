@@ -16,7 +16,14 @@ PING = b": ping\n\n"
 
 
 class Broken(Exception):
-    """Out of `events`: the stream ends here, cut, so that no client takes what it has for the whole."""
+    """Out of `events`: the stream ends here, cut, so that no client takes what it has for the whole.
+
+    kind, status: of the failure it ends with, as in `Refusals.tell`; "" if it could have gone on.
+    """
+
+    def __init__(self, kind: str = "", status: int = 0) -> None:
+        super().__init__(kind)
+        self.kind, self.status = kind, status
 
 
 def event(data: Any) -> bytes:

@@ -92,7 +92,7 @@ class Stream:
                 elif isinstance(news, Outcome):
                     yield await asyncio.to_thread(event, _last(news))
                     if news.status != 200:
-                        raise Broken
+                        raise Broken(news.error_type or "", news.status)
                     return
                 news = await self._news.get()
         finally:

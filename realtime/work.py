@@ -148,6 +148,11 @@ class Work:
             seconds = time.monotonic() - began
             self._gateway.metrics.ran(app.id, "stream" if on_preview else lane, status, seconds)
             logger.debug("work.end", app=app.id, request_id=request_id, status=status, seconds=seconds)
+        if lane == "queue" and outcome.status != 200:  # what waits for any other tells of it
+            about = {"app": app.id, "seconds": round(seconds, 3)}
+            self._gateway.refusals.tell(
+                "queue", outcome.error_type or "", outcome.status, request_id, **about
+            )
         return outcome
 
     async def _outcome(self, order: _Order) -> Outcome:

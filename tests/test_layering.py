@@ -26,7 +26,7 @@ LAYERS = [
     {"work", "storage"},
     {"socket", "transport"},
     {"apps", "engine", "fleet"},
-    {"images", "answer", "fetch", "formats", "child", "poison"},
+    {"images", "answer", "fetch", "formats", "child", "poison", "refusals"},
     {"service", "sse", "limits", "places"},
     {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
     {"wire"},

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from realtime.log import Redact, redact
-from tests.realtime.talk import ask, opened, raw, receive, send
+from tests.realtime.talk import ask, eventually, opened, raw, receive, send
 from tests.servers import serve
 
 KEY = "canary:canary-key-secret"
@@ -41,6 +41,56 @@ async def test_tokens_keys_and_prompts_are_in_no_log_line():
     assert "session.open" in lines
     assert "canary" not in lines
     assert token[:20] not in lines
+
+
+@pytest.mark.net
+@pytest.mark.proc
+async def test_what_is_refused_leaves_a_line_of_why_and_nothing_of_what():
+    with serve(keys=[KEY], proxy_key=KEY) as server:
+        headers = {"Authorization": f"Key {KEY}"}
+        wrong = {"prompt": PROMPT, "num_inference_steps": 99}
+        statuses = {
+            server.ask("POST", "/fal-ai/lcm", wrong, headers)[0],
+            server.ask("POST", "/fal-ai/lcm", wrong)[0],
+            server.ask("POST", "/fal-ai/lcm", wrong, {**headers, "Sec-Fetch-Site": "cross-site"})[0],
+            server.ask("DELETE", "/fal-ai/lcm", None, headers)[0],
+            server.ask("POST", "/canary/canary", wrong, headers)[0],
+        }
+        for _ in range(200):
+            server.ask("GET", f"/canary?fal_jwt_token={KEY}", None, headers)
+        server.ask("POST", "/__h/queue.fal.run/fal-ai/lcm", {"prompt": f"!fault {PROMPT}"}, headers)
+        async with opened(server, headers=headers) as ws:
+            await ask(ws, wrong | {"request_id": "id-1"})
+            await ask(ws, {"prompt": f"!fault {PROMPT}", "request_id": f"a {PROMPT}"})
+            await ask(ws, "{canary")
+        async with opened(server, fal_jwt_token="canary-forged") as ws:
+            await receive(ws)
+        await eventually(lambda: server.metric("realtime_runs_total", lane="queue") == 1)
+        assert server.terminate() == 0
+        log = "".join(server.log)
+    lines = [json.loads(line) for line in log.splitlines()]
+
+    assert statuses == {422, 401, 403, 405, 404}
+    assert "canary" not in log
+    for status in statuses:
+        assert [line for line in lines if (line["event"], line.get("status")) == ("http.refused", status)]
+    (listening,) = [line for line in lines if line["event"] == "server.listening"]
+    assert listening["model"] == "fake"
+    assert listening["url"] == server.url
+    assert {"keys", "proxy_key", "port", "model"} <= set(listening["settings"])
+    assert "token_s" not in listening["settings"]
+    drawn = next(line for line in lines if line.get("status") == 422)
+    assert drawn["app"] == "fal-ai/lcm"
+    assert drawn["kind"] == "validation_error"
+    assert drawn["request_id"]
+    assert drawn["seconds"] >= 0
+    frames = [line for line in lines if line["event"].startswith("frame.")]
+    assert [line["kind"] for line in frames] == ["validation_error", "validation_error", "bad_request"]
+    assert [line.get("request_id") for line in frames] == ["id-1", None, None]
+    assert [line["kind"] for line in lines if line["event"] == "socket.refused"] == ["unauthorized"]
+    assert [line["kind"] for line in lines if line["event"] == "queue.refused"] == ["validation_error"]
+    assert not any(line.get("status") == 503 for line in lines), "to start is no failure"
+    assert sum(line.get("status") == 404 for line in lines) < 60, "a flood fills no disk"
 
 
 @pytest.mark.parametrize(
