@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,8 +83,14 @@ class Mixed:
     def step(self, shape: Shape, batch: Batch) -> Tensor:
         return self.of(shape).step(shape, batch)
 
+    def want(self, shape: Shape) -> None:
+        self.of(shape).want(shape)
+
     def warm(self, shape: Shape, build: bool = True) -> None:
         self.of(shape).warm(shape, build)
+
+    def kept(self, buckets: Sequence[int]) -> list[Shape]:
+        return []
 
     def relieve(self) -> None:
         for backend in self._backends.values():

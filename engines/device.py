@@ -67,7 +67,7 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """torch has a class for CUDA only; the CPU allocator and Metal say it in words."""
     said = str(error)
     return (

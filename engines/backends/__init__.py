@@ -17,12 +17,15 @@ NAMES = ("auto", "eager", "inductor", "tensorrt")
 
 
 class Backend(Protocol):
-    """What the step loop's denoiser calls, on its thread. Nothing but `warm` waits for a build."""
+    """What the step loop's denoiser calls, on its thread. Nothing but `warm` waits for a build.
+
+    A call is wanting its shape: what is wanted often is built, if somebody builds beside traffic.
+    """
 
     name: str
 
     def program(self, shape: Shape) -> Step:
-        """The best there is for this shape now; another one later, once it is built. Asking is wanting."""
+        """The best there is for this shape now; another one later, once it is built."""
 
     def slots(self, shape: Shape) -> Batch | None:
         """Where to gather a batch of this shape; None: into new tensors."""
@@ -32,6 +35,9 @@ class Backend(Protocol):
 
         `batch` is what `slots` gave, filled, or new tensors. Raises RuntimeError as torch does.
         """
+
+    def want(self, shape: Shape) -> None:
+        """Another call of this shape was served, by what `program` gave and not by `step`."""
 
     def warm(self, shape: Shape, build: bool = True) -> None:
         """Make this shape ready. build: also with what takes minutes; else take what there is, and have the

@@ -4,7 +4,7 @@ The process gets the program without its weights, which are gigabytes and no par
 but names, sizes, strides and types is random there. What comes back is loaded and checked on a thread here,
 the one thing that shares the interpreter with the thread that draws.
 
-    shape -> queue -> thread ══ process: python -m engines.backends.builds FOLDER ══ thread -> adopt, keep
+    shape -> orders -> thread ══ process: python -m engines.backends.builds FOLDER ══ thread -> adopt, keep
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import io
 import logging
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,12 +27,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from engines import device as devices
 from engines.backends.code import compiled
 from engines.backends.graphs import ADOPTING
 from engines.backends.program import Program, Shape
 
 REQUEST, ANSWER, SAID = "request", "answer", "said"  # files of a build's folder
 LONGEST_S = 3600.0  # of one build
+WAITING = 16  # of what traffic wants; anybody can want another size
 NICE = 10  # traffic goes first, on the processor at least
 
 log = logging.getLogger(__name__)
@@ -42,35 +44,40 @@ class Orders(Protocol):
     """What compiles in the background."""
 
     def order(self, shape: Shape) -> None:
-        """Find or build it some time, if it was not ordered before. Returns at once."""
+        """Find or build it, after what was ordered before. Returns at once."""
+
+    def wish(self, shape: Shape) -> None:
+        """As `order`, after all orders, and before older wishes; too many push the oldest out."""
 
     def left(self) -> int:
-        """How many are ordered and not done."""
+        """How many wait or are being built."""
 
     def close(self) -> None:
         """Build nothing more."""
 
 
 class Customer(Protocol):
-    """Who is served; on the building thread. find: whether it has what was built before."""
+    """Who is served; on the building thread. find: whether it has what was built before. again: it may be
+    asked for once more, for there was no memory this time, which `find` and `adopt` raise as torch does."""
 
     def find(self, shape: Shape) -> bool: ...
-    def adopt(self, shape: Shape, packed: bytes) -> bool: ...
     def keep(self, shape: Shape, packed: bytes) -> None: ...
-    def fail(self, shape: Shape, reason: str) -> None: ...
+    def adopt(self, shape: Shape, packed: bytes) -> bool: ...
+    def fail(self, shape: Shape, reason: str, again: bool) -> None: ...
 
 
 class Builds:
-    """In the order they were ordered; `at_once` at a time, or as many as the device has memory for."""
+    """`at_once` at a time, or as many as the device has memory for."""
 
     def __init__(self, program: Program, mode: str, customer: Customer, at_once: int = 1) -> None:
         self._program, self._mode, self._customer = program, mode, customer
-        self._ordered: set[Shape] = set()
-        self._done = 0
-        self._queue: queue.SimpleQueue[Shape | None] = queue.SimpleQueue()
+        self._orders: deque[Shape] = deque()
+        self._wishes: deque[Shape] = deque(maxlen=WAITING)
+        self._working: set[Shape] = set()
+        self._there = threading.Condition()  # of these three
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # of the two above and the count
+        self._lock = threading.Lock()  # of these two; held while a process starts
         self._loading = threading.Lock()  # Inductor loads with options that are the whole process's
         self._threads = [
             threading.Thread(target=self._work, name="builds", daemon=True)
@@ -78,48 +85,69 @@ class Builds:
         ]
 
     def order(self, shape: Shape) -> None:
-        if shape in self._ordered:
-            return
-        self._ordered.add(shape)
-        for thread in self._threads:
-            if not thread.ident:
-                thread.start()
-        self._queue.put(shape)
+        self._add(shape, self._orders)
+
+    def wish(self, shape: Shape) -> None:
+        self._add(shape, self._wishes)
 
     def left(self) -> int:
-        return len(self._ordered) - self._done
+        with self._there:
+            return len(self._orders) + len(self._wishes) + len(self._working)
 
     def close(self) -> None:
         with self._lock:
             self._closed.set()
             for process in self._processes:
                 _end(process)
-        for _ in self._threads:
-            self._queue.put(None)
+        with self._there:
+            self._orders.clear()
+            self._wishes.clear()
+            self._there.notify_all()
         for thread in self._threads:
             if thread.ident:
                 thread.join()
 
+    def _add(self, shape: Shape, to: deque[Shape]) -> None:
+        with self._there:
+            if self._closed.is_set() or any(
+                shape in known for known in (self._orders, self._wishes, self._working)
+            ):
+                return
+            to.append(shape)
+            self._there.notify()
+        for thread in self._threads:
+            if not thread.ident:
+                thread.start()
+
+    def _next(self) -> Shape | None:
+        with self._there:
+            self._there.wait_for(lambda: self._closed.is_set() or self._orders or self._wishes)
+            if self._closed.is_set():
+                return None
+            shape = self._orders.popleft() if self._orders else self._wishes.pop()
+            self._working.add(shape)
+            return shape
+
     def _work(self) -> None:
-        while (shape := self._queue.get()) is not None and not self._closed.is_set():
+        while (shape := self._next()) is not None:
             try:
                 self._serve(shape)
             except Exception as error:  # of a compiler, a process, a disk: the shape stays as it is
                 if not self._closed.is_set():
-                    self._customer.fail(shape, str(error))
+                    self._customer.fail(shape, str(error), devices.is_out_of_memory(error))
             finally:
-                with self._lock:
-                    self._done += 1
+                with self._there:
+                    self._working.discard(shape)
 
     def _serve(self, shape: Shape) -> None:
         with self._adopting(), _line(self._program.device):
             if self._customer.find(shape):
                 return
         packed = self._build(shape)
+        self._customer.keep(shape, packed)  # first: what there is no memory for now is found later
         with self._adopting(), _line(self._program.device):
             if not self._customer.adopt(shape, packed):
                 raise RuntimeError("the build is of no use")
-        self._customer.keep(shape, packed)
 
     @contextlib.contextmanager
     def _adopting(self) -> Iterator[None]:

@@ -32,6 +32,8 @@ class Eager:
         advanced: Tensor = self._program.of(shape)(*batch)
         return advanced
 
+    def want(self, shape: Shape) -> None: ...
+
     def warm(self, shape: Shape, build: bool = True) -> None:
         if self._program.device.type == "cuda" and shape not in self._pinned:
             self._choices.append(attention.chosen(self._program, shape))

@@ -32,6 +32,8 @@ from engines.backends.program import Batch, Program, Shape, Step
 
 WARM_UPS = 2
 MOST = 96  # recordings: eight buckets of a dozen sizes and feature sets
+KNOWN = 4 * MOST  # shapes that something is remembered of: anybody can ask for another one
+CALM = 1000  # calls without a shortage of memory after which twice as many recordings are tried again
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +161,8 @@ class Graphs:
         self.name = f"{inner.name}+graphs"
         self._inner, self._program = inner, program
         self._recorder = recorder or Cuda(program.device)
-        self._most = most
+        self._most = self._fitting = most
+        self._calm = 0  # calls since memory was short
         self._captured: OrderedDict[Shape, _Captured] = OrderedDict()
         self._warmed: dict[Shape, tuple[Step, int]] = {}  # calls served so far
         self._unfit: dict[Shape, tuple[Step, str]] = {}  # would not be recorded, and why
@@ -179,7 +182,7 @@ class Graphs:
             unfit = shape in self._unfit and self._unfit[shape][0] is step
             if unfit or self._warmed.get(shape) != (step, WARM_UPS):
                 return None
-            while len(self._captured) >= self._most:
+            while len(self._captured) >= self._fitting:
                 self._drop(next(iter(self._captured)))
                 self._counts["evicted"] += 1
             try:
@@ -194,6 +197,9 @@ class Graphs:
 
     @torch.inference_mode()
     def step(self, shape: Shape, batch: Batch) -> Tensor:
+        self._calm += 1
+        if self._calm % CALM == 0:
+            self._fitting = min(2 * self._fitting, self._most)
         found = self._captured.get(shape)
         if found is None or batch is not found.slots:
             return self._uncaptured(shape, batch)
@@ -205,9 +211,13 @@ class Graphs:
             if found.recording is None:
                 return self._recorder.aside(lambda: self._inner.step(shape, batch))
             self._counts["recorded"] += 1
+        self._inner.want(shape)
         found.recording.replay()
         self._counts["replayed"] += 1
         return found.recording.output.clone()
+
+    def want(self, shape: Shape) -> None:
+        self._inner.want(shape)
 
     @torch.inference_mode()
     def warm(self, shape: Shape, build: bool = True) -> None:
@@ -221,9 +231,11 @@ class Graphs:
         return self._inner.kept(buckets)
 
     def relieve(self) -> None:
-        # What did not fit beside so many recordings would not the next time either.
+        # What did not fit beside so many recordings would not the next time either; but memory may be short
+        # of what others had in it just then.
+        self._calm = 0
         if self._captured:
-            self._most = max(1, len(self._captured) // 2)
+            self._fitting = max(1, len(self._captured) // 2)
         for shape in list(self._captured):
             self._drop(shape)
         self._inner.relieve()
@@ -244,8 +256,10 @@ class Graphs:
     def _uncaptured(self, shape: Shape, batch: Batch) -> Tensor:
         advanced = self._recorder.aside(lambda: self._inner.step(shape, batch))
         step = self._inner.program(shape)
-        known, calls = self._warmed.get(shape, (step, 0))
+        known, calls = self._warmed.pop(shape, (step, 0))
         self._warmed[shape] = (step, min(calls + 1, WARM_UPS)) if known is step else (step, 1)
+        if len(self._warmed) > KNOWN:
+            del self._warmed[next(iter(self._warmed))]
         return advanced
 
     def _unrecorded(self, shape: Shape, batch: Batch, error: RuntimeError) -> Tensor:

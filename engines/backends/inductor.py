@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from engines import device as devices
 from engines.backends.builds import Builds, Orders
 from engines.backends.code import Code, compiled, loaded, patches
 from engines.backends.eager import Eager
+from engines.backends.graphs import KNOWN, MOST
 from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.regional import regional
 from engines.backends.store import Facts, Store, facts
+from engines.cache import Cache
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 2e-2}  # relative, of any place
 SLOWER = 1.02  # of eager's time on a CPU; more is no gain, less may be noise
@@ -48,25 +51,21 @@ class Inductor:
         patches(mode)
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
+        self._short: dict[Shape, str] = {}  # why it does until it is tried again
         self._program, self._store = program, store
         self._eager = Eager(program)
-        self._code: dict[Shape, Code] = {}  # trusted
+        self._code: Cache[Code] = Cache(MOST)  # trusted; as many as are recorded
         self._quick: dict[Shape, Step] | None = {} if quick else None
         self._twins: dict[tuple[str, ...], Program] = {}  # by ControlNets
-        self._wanted: dict[Shape, int] = {}  # how often, of shapes that are not compiled
+        self._wanted: Cache[int] = Cache(KNOWN)  # how often, of shapes that are not compiled
         self.builds: Orders | None = Builds(program, mode, self, background) if background else None
         self._counts = dict.fromkeys(("built", "loaded"), 0.0)  # in this process
         self._built_s = 0.0
 
     def program(self, shape: Shape) -> Step:
-        """Asking counts: what is asked for often is built, if somebody builds in the background."""
         code = self._code.get(shape)
         if code is not None:
             return code
-        if self.builds is not None:
-            wanted = self._wanted[shape] = self._wanted.get(shape, 0) + 1
-            if wanted == WORTH:
-                self.builds.order(shape)
         if self._quick and shape in self._quick:
             return self._quick[shape]
         return self._eager.program(shape)
@@ -75,16 +74,33 @@ class Inductor:
         return None
 
     def step(self, shape: Shape, batch: Batch) -> Tensor:
+        self.want(shape)
         advanced: Tensor = self.program(shape)(*batch)
         return advanced
+
+    def want(self, shape: Shape) -> None:
+        if self.builds is None or shape in self._code or shape in self._reasons:
+            return
+        wanted = (self._wanted.get(shape) or 0) + 1
+        self._wanted.put(shape, wanted, 1)
+        # Once more after twice as many calls: others may have pushed the wish out, or memory was short.
+        if wanted >= WORTH and wanted & (wanted - 1) == 0:
+            self.builds.wish(shape)
 
     def warm(self, shape: Shape, build: bool = True) -> None:
         if shape in self._code or shape in self._reasons:
             return
+        self._short.pop(shape, None)
         if not build and self.builds is not None:
             self.builds.order(shape)
-        elif not self.find(shape) and build:
-            self._build(shape)
+        else:
+            try:
+                if not self.find(shape) and build:
+                    self._build(shape)
+            except RuntimeError as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                self.fail(shape, str(error), again=True)
         if shape not in self._code:
             self._eager.warm(shape)
             if self._quick is not None and shape not in self._quick:
@@ -98,7 +114,7 @@ class Inductor:
         return [shape for shape in found if shape.places in buckets and shape not in self._code]
 
     def find(self, shape: Shape) -> bool:
-        """Take it from the store, seconds of this thread, if it is there. Any thread."""
+        """Take it from the store, seconds of this thread, if it is there. Any thread. Raises as `adopt`."""
         kept = self._store.get(self._facts(shape)) if self._store is not None else None
         if kept is None or not self.adopt(shape, kept):
             return False
@@ -107,11 +123,13 @@ class Inductor:
 
     def adopt(self, shape: Shape, packed: bytes) -> bool:
         """Take code that was compiled before or elsewhere. False: it is broken or wrong, and is forgotten.
-        Any thread."""
+        Any thread. Raises RuntimeError as torch does, for memory."""
         try:
             code = loaded(packed, self._program, shape)
             reason = self._wrong(shape, code)
         except RuntimeError as error:
+            if devices.is_out_of_memory(error):
+                raise
             reason = str(error)
         if not reason:
             self._use(shape, code)
@@ -120,7 +138,7 @@ class Inductor:
         if self._store is not None:
             self._store.discard(self._facts(shape))
             # Inductor takes what it finds there on trust.
-            shutil.rmtree(self._store.folder / "inductor", ignore_errors=True)
+            shutil.rmtree(self._store.cache, ignore_errors=True)
         return False
 
     def keep(self, shape: Shape, packed: bytes) -> None:
@@ -129,14 +147,17 @@ class Inductor:
         if self._store is not None and packed:
             self._store.put(self._facts(shape), packed)
 
-    def fail(self, shape: Shape, reason: str) -> None:
-        self._reasons[shape] = reason
-        log.warning("%s stays eager: %s", shape, reason)
+    def fail(self, shape: Shape, reason: str, again: bool = False) -> None:
+        told = self._short if again else self._reasons
+        told[shape] = reason
+        if len(told) > KNOWN:
+            del told[next(iter(told))]
+        log.warning("%s stays eager%s: %s", shape, " for now" if again else "", reason)
 
     def relieve(self) -> None: ...
 
     def reasons(self) -> dict[str, str]:
-        return {str(shape): reason for shape, reason in self._reasons.items()}
+        return {str(shape): reason for shape, reason in (self._short | self._reasons).items()}
 
     def close(self) -> None:
         if self.builds is not None:
@@ -153,15 +174,15 @@ class Inductor:
         }
 
     def _build(self, shape: Shape) -> None:
-        began = time.perf_counter()
+        began, short = time.perf_counter(), False
         try:
             code, packed = compiled(self._program, shape, self.mode)
             reason = self._wrong(shape, code)
         except Exception as error:  # of a compiler: of every kind
-            reason = f"{type(error).__name__}: {error}"
+            reason, short = f"{type(error).__name__}: {error}", devices.is_out_of_memory(error)
         self._built_s += time.perf_counter() - began
         if reason:
-            self.fail(shape, reason)
+            self.fail(shape, reason, short)
             return
         self._use(shape, code)
         self.keep(shape, packed)
@@ -197,10 +218,11 @@ class Inductor:
         if eager.device.type == "cpu" and (ratio := slower(eager, code, eager.sample(shape))) > SLOWER:
             self.fail(shape, f"compiled, it takes {ratio:.2f} of the time")
         else:
-            self._code[shape] = code
+            self._code.put(shape, code, 1)
+            self._short.pop(shape, None)
 
     def _facts(self, shape: Shape) -> Facts:
-        return facts(self._program, shape, backend=self.name, mode=self.mode)
+        return facts(self._program, shape, backend=self.name, mode=self.mode, patches=patches(self.mode))
 
 
 def slower(eager: Step, code: Step, batch: Batch, clock: Callable[[], float] | None = None) -> float:

@@ -14,7 +14,9 @@ import json
 import logging
 import os
 import platform
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +28,8 @@ from engines.backends.program import Program, Shape
 
 MOST_BYTES = 32 * 2**30
 SUFFIX = ".built"
+CPUINFO = Path("/proc/cpuinfo")
+STALE_S = 3600.0  # of a file that is being written: its writer has ended
 
 log = logging.getLogger(__name__)
 Facts = Mapping[str, Any]  # JSON; all that an entry depends on
@@ -93,6 +97,11 @@ class Store:
                 continue
         return found
 
+    @property
+    def cache(self) -> Path:
+        """Folder of Inductor's own cache: by processor, for what is compiled there runs on its like alone."""
+        return self.folder / f"inductor-{processor()}"
+
     def discard(self, facts: Facts) -> None:
         with contextlib.suppress(OSError):
             self._path(facts).unlink(missing_ok=True)
@@ -121,11 +130,29 @@ class Store:
         return False
 
     def _prune(self) -> None:
-        total = 0
+        now = time.time()
+        for path in self.folder.glob("tmp*"):
+            if path.is_file() and now - path.stat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
+        caches = {path: _bytes(path) for path in self.folder.glob("inductor*")}
+        total = sum(caches.values())
+        if total > self._most_bytes // 2:  # what is in there makes builds quicker and is no build
+            for path in caches:
+                shutil.rmtree(path, ignore_errors=True)
+            total = 0
         for path, about in self._entries():
             total += about.st_size
             if total > self._most_bytes:
                 path.unlink(missing_ok=True)
+
+
+def _bytes(folder: Path) -> int:
+    """Of all files in it, as far as they can be seen."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
 
 
 def _plain(facts: Facts) -> Any:
@@ -159,7 +186,20 @@ def machine(device: torch.device) -> dict[str, Any]:
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
     else:
         found |= {"vectors": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+        found |= {"processor": processor()}
     return found
+
+
+def processor() -> str:
+    """Digest of what this processor can do: Inductor compiles for no other (-march=native)."""
+    told = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # x86, ARM
+                told += " ".join(sorted(flags.split()))
+                break
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
 
 def _driver() -> str:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engines import device as devices
 from engines.backends.eager import Eager
 from engines.backends.inductor import BOUNDS
 from engines.backends.program import Batch, Program, Shape, Step, difference
@@ -78,6 +79,7 @@ class TensorRt:
         self._engines: dict[Shape, Callable[..., Tensor]] = {}  # by the shape at `profile.most`
         self._steps: dict[Shape, Step] = {}
         self._reasons: dict[Shape, str] = {}
+        self._short: dict[Shape, str] = {}  # there was no memory for it, this time
         self._weights = ""
         self._counts = dict.fromkeys(("built", "loaded", "refitted"), 0.0)
         self._built_s = 0.0
@@ -95,13 +97,16 @@ class TensorRt:
         advanced: Tensor = self.program(shape)(*batch)
         return advanced
 
+    def want(self, shape: Shape) -> None: ...
+
     def warm(self, shape: Shape, build: bool = True) -> None:
         lane = _lane(shape)
+        self._short.pop(lane, None)
         if lane not in self._engines and lane not in self._reasons:
             reason = self._find(lane)
-            if reason and build:
+            if reason and build and lane not in self._short:
                 reason = self._build(lane)
-                if reason:
+                if reason and lane not in self._short:
                     self._reasons[lane] = reason
                     log.warning("%s stays eager: %s", lane, reason)
         if lane not in self._engines:
@@ -114,7 +119,7 @@ class TensorRt:
     def relieve(self) -> None: ...
 
     def reasons(self) -> dict[str, str]:
-        return {f"up to {lane}": reason for lane, reason in self._reasons.items()}
+        return {f"up to {lane}": reason for lane, reason in (self._short | self._reasons).items()}
 
     def close(self) -> None: ...
 
@@ -142,9 +147,9 @@ class TensorRt:
                 engine = self._trt.dynamo.refit_module_weights(engine, self._exported(lane))
             reason = self._trust(lane, engine)
         except Exception as error:  # of a library that asserts, and of its libraries
-            reason = f"{type(error).__name__}: {error}"
+            reason = self._said(lane, error)
         if reason:
-            log.warning("a kept engine of %s is of no use and is built again: %s", lane, reason)
+            log.warning("a kept engine of %s is of no use now: %s", lane, reason)
             return reason
         self._counts["loaded" if fits else "refitted"] += 1
         if not fits:
@@ -160,11 +165,17 @@ class TensorRt:
             )
             reason = self._trust(lane, engine)
         except Exception as error:  # as above
-            reason = f"{type(error).__name__}: {error}"
+            reason = self._said(lane, error)
         self._built_s += time.perf_counter() - began
         if not reason:
             self._counts["built"] += 1
             self._keep(lane, engine)
+        return reason
+
+    def _said(self, lane: Shape, error: Exception) -> str:
+        reason = f"{type(error).__name__}: {error}"
+        if devices.is_out_of_memory(error):
+            self._short[lane] = reason
         return reason
 
     def _options(self) -> dict[str, Any]:
@@ -181,12 +192,8 @@ class TensorRt:
     def _exported(self, lane: Shape) -> Any:
         ours, spread = self._program.of(lane), profile(lane)
         batch = _given(ours.sample(dataclasses.replace(lane, places=spread.best)))
-        sizes = None
-        if spread.least < spread.most:
-            places = torch.export.Dim("places", min=spread.least, max=spread.most)
-            sizes = {name: {0: places} for name in batch}
         with torch.inference_mode(False), torch.no_grad():
-            return torch.export.export(ours, (), batch, dynamic_shapes=sizes, strict=False)
+            return torch.export.export(ours, (), batch, dynamic_shapes=_sizes(lane, batch), strict=False)
 
     def _inputs(self, lane: Shape) -> dict[str, Any]:
         """What torch-tensorrt is to expect of every input: least, best and most."""
@@ -218,12 +225,18 @@ class TensorRt:
         if self._store is None:
             return
         try:
-            with tempfile.TemporaryDirectory(prefix="realtime-engine-") as folder:
+            with (
+                tempfile.TemporaryDirectory(prefix="realtime-engine-") as folder,
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):
                 path = Path(folder) / "engine.ep"
                 examples = _given(self._program.of(lane).sample(_tried(lane)[1]))
-                self._trt.save(
-                    engine, str(path), output_format="exported_program", arg_inputs=(), kwarg_inputs=examples
-                )
+                options: dict[str, Any] = {"output_format": "exported_program", "kwarg_inputs": examples}
+                if "dynamic_shapes" in inspect.signature(self._trt.save).parameters:
+                    # Those that know it export once more, and for the examples' sizes alone if not told.
+                    options["dynamic_shapes"] = _sizes(lane, examples)
+                self._trt.save(engine, str(path), arg_inputs=(), **options)
                 packed = path.read_bytes()
         except Exception as error:  # as above
             log.warning("the engine of %s cannot be kept: %s", lane, error)
@@ -250,6 +263,15 @@ def _serves(lane: Shape, buckets: Sequence[int]) -> bool:
 
 def _tried(lane: Shape) -> list[Shape]:
     return [dataclasses.replace(lane, places=places) for places in profile(lane)]
+
+
+def _sizes(lane: Shape, batch: dict[str, Tensor]) -> dict[str, Any] | None:
+    """What may vary of the inputs, as torch.export takes it."""
+    least, _, most = profile(lane)
+    if least == most:
+        return None
+    places = torch.export.Dim("places", min=least, max=most)
+    return {name: {0: places} for name in batch}
 
 
 def _given(batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from engines.backends import builds, inductor, make
-from engines.backends.builds import Builds
+from engines.backends.builds import WAITING, Builds
 from engines.backends.code import Code
 from engines.backends.program import Program, Shape
 from engines.backends.store import SUFFIX, Store
@@ -35,8 +36,9 @@ class Customer:
 
     def keep(self, shape: Shape, packed: bytes) -> None: ...
 
-    def fail(self, shape: Shape, reason: str) -> None:
+    def fail(self, shape: Shape, reason: str, again: bool = False) -> None:
         self.failed[shape] = reason
+        self.again = again
         self.over.set()
 
 
@@ -72,15 +74,13 @@ def test_a_process_gets_the_layout_and_no_weights(small: Program) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_build_that_fails_says_why_and_is_not_tried_again(failing: Builds, customer: Customer) -> None:
+def test_a_build_that_fails_says_why_and_is_no_matter_of_memory(failing: Builds, customer: Customer) -> None:
     failing.order(SHAPE)
     failing.order(SHAPE)
+    assert failing.left() == 1
     assert customer.over.wait(100)
     assert "max-autotune-no-cudagraphs can be chosen" in customer.failed[SHAPE]  # the process's last words
-    customer.over.clear()
-    failing.order(SHAPE)
-    failing.close()
-    assert not customer.over.is_set()
+    assert not customer.again
 
 
 @pytest.mark.timeout(120)
@@ -114,6 +114,57 @@ def test_what_was_built_before_is_found_without_a_process(
     assert finder.over.wait(10)
     made.close()
     assert not finder.failed
+
+
+class Slow(Customer):
+    """Finds all there is, the first of it once it may."""
+
+    def __init__(self, all_of: int) -> None:
+        super().__init__()
+        self.found: list[Shape] = []
+        self.all_of, self.began, self.may = all_of, threading.Event(), threading.Event()
+
+    def find(self, shape: Shape) -> bool:
+        self.began.set()
+        assert self.may.wait(10)
+        self.found.append(shape)
+        if len(self.found) == self.all_of:
+            self.over.set()
+        return True
+
+
+def test_of_what_traffic_wants_the_newest_comes_first_and_only_so_many_wait(small: Program) -> None:
+    wishes = [dataclasses.replace(SHAPE, width=width) for width in range(1, 193)]
+    ordered = dataclasses.replace(SHAPE, width=200)
+    slow = Slow(all_of=2 + WAITING)
+    made = Builds(small, "default", slow)
+    made.wish(wishes[0])
+    assert slow.began.wait(10)
+    for shape in (*wishes, ordered, wishes[-1]):
+        made.wish(shape) if shape != ordered else made.order(shape)
+    assert made.left() == 2 + WAITING
+    slow.may.set()
+    assert slow.over.wait(10)
+    made.close()
+    assert slow.found == [wishes[0], ordered, *wishes[: -1 - WAITING : -1]]
+
+
+class Short(Customer):
+    def find(self, shape: Shape) -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_what_finds_no_memory_may_be_ordered_again(small: Program) -> None:
+    short = Short()
+    made = Builds(small, "default", short)
+    for _ in range(2):
+        made.order(SHAPE)
+        assert short.over.wait(10)
+        assert short.again
+        while made.left():
+            time.sleep(0.01)
+        short.over.clear()
+    made.close()
 
 
 @pytest.mark.slow

@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.backends import graphs as graphs_of
 from engines.backends.eager import Eager
 from engines.backends.graphs import WARM_UPS, Graphs
+from engines.backends.inductor import WORTH, Inductor
 from engines.backends.program import Batch, Program, Shape
 from engines.lcm import Lcm
 from engines.messages import Job
 from tests.engines.backends.small import SHAPE, program
 from tests.engines.backends.tapes import Tapes
+from tests.engines.backends.test_make import Ordered
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -187,6 +190,48 @@ def test_relief_without_recordings_takes_none_from_later(graphs: Graphs) -> None
     for places in (1, 2, 3):
         graphs.warm(dataclasses.replace(SHAPE, places=places))
     assert graphs.stats()["graphs"] == 3
+
+
+@torch.inference_mode()
+def test_after_many_calls_without_a_shortage_as_many_are_recorded_as_before(
+    small: Program, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs_of, "CALM", 20)
+    backend = Graphs(Eager(small), small, tapes, most=3)
+    shapes = [dataclasses.replace(SHAPE, places=places) for places in (1, 2, 3)]
+    for shape in shapes:
+        backend.warm(shape)
+    for kept in (1, 1):  # two shortages one after the other
+        backend.relieve()
+        for shape in shapes[:2]:
+            backend.warm(shape)
+        assert backend.stats()["graphs"] == kept
+    for _ in range(40):
+        call(backend, small.sample(shapes[0]), shapes[0])
+    for shape in shapes:
+        backend.warm(shape)
+    assert backend.stats()["graphs"] == 3
+
+
+@torch.inference_mode()
+def test_a_call_counts_once_whether_it_is_recorded_or_not(small: Program, tapes: Tapes) -> None:
+    inner = Inductor(small)
+    inner.builds = ordered = Ordered()
+    backend = Graphs(inner, small, tapes)
+    for turn in range(WORTH + 2):
+        assert ordered.shapes == [SHAPE] * (turn >= WORTH)
+        call(backend, small.sample(SHAPE))
+
+
+@torch.inference_mode()
+def test_of_sizes_that_came_once_only_so_many_are_remembered(
+    graphs: Graphs, small: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs_of, "KNOWN", 8)
+    for width in range(1, 20):
+        shape = dataclasses.replace(SHAPE, width=width)
+        call(graphs, small.sample(shape), shape)
+    assert len(graphs._warmed) == 8
 
 
 @pytest.mark.parametrize("options", [{}, {"lcm": False, "lora": True}], ids=["embedded", "cfg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from engines.backends import NAMES, code, inductor, make
 from engines.backends.eager import Eager
+from engines.backends.graphs import KNOWN, MOST
 from engines.backends.inductor import WORTH, Inductor
 from engines.backends.program import Program, Shape
 from engines.backends.store import Store
@@ -95,6 +97,8 @@ class Ordered:
     def order(self, shape: Shape) -> None:
         self.shapes.append(shape)
 
+    wish = order
+
     def close(self) -> None: ...
 
 
@@ -106,6 +110,87 @@ def test_a_shape_that_comes_back_is_ordered_once_and_served_meanwhile(small: Pro
     for turn in range(WORTH + 2):
         assert ordered.shapes == [SHAPE] * (turn >= WORTH)
         assert torch.equal(backend.step(SHAPE, batch), small(*batch))
+
+
+def test_a_shape_that_was_pushed_out_is_ordered_again_and_one_that_failed_is_not(small: Program) -> None:
+    backend = Inductor(small)
+    backend.builds = ordered = Ordered()
+    for _ in range(4 * WORTH):
+        backend.want(SHAPE)
+    assert ordered.shapes == [SHAPE] * 3, "after 8, 16 and 32 calls"
+    backend.fail(SHAPE, "no compiler")
+    for _ in range(4 * WORTH):
+        backend.want(SHAPE)
+    assert len(ordered.shapes) == 3
+
+
+@torch.inference_mode()
+def test_as_much_is_remembered_as_anybody_asks_for_and_no_more(
+    small: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)
+    backend = Inductor(small)
+    backend.builds = Ordered()
+    shapes = [dataclasses.replace(SHAPE, width=width) for width in range(1, KNOWN + 100)]
+    for shape in shapes:
+        backend.want(shape)
+    assert len(backend._wanted) == KNOWN
+    for shape in shapes[: 2 * MOST]:
+        backend._use(shape, lambda *batch: small(*batch))
+        assert backend.program(shapes[0]) is not small, "what is used stays"
+    assert len(backend._code) == MOST
+    assert backend.program(shapes[1]) is small
+    for shape in shapes:
+        backend.fail(shape, "no compiler")
+    assert len(backend.reasons()) == KNOWN
+
+
+@pytest.mark.parametrize("where", ["loading", "checking"])
+@torch.inference_mode()
+def test_code_that_finds_no_memory_is_kept_and_taken_later(
+    small: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    short = True
+
+    def step(*batch: Tensor | None) -> Tensor:
+        if short and where == "checking":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        advanced: Tensor = small(*batch)
+        return advanced
+
+    def loaded(*_: object) -> Callable[..., Tensor]:
+        if short and where == "loading":
+            raise RuntimeError("OutOfMemoryError: CUDA out of memory")  # as code.loaded says it
+        return step
+
+    monkeypatch.setattr(inductor, "loaded", loaded)
+    monkeypatch.setattr(inductor, "compiled", None)
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)
+    backend = Inductor(small, Store(tmp_path / "builds"))
+    backend.keep(SHAPE, b"code")
+    backend.warm(SHAPE)
+    assert backend.program(SHAPE) is small
+    assert "out of memory" in backend.reasons()[str(SHAPE)]
+    short = False
+    backend.warm(SHAPE)
+    assert backend.program(SHAPE) is step
+    assert not backend.reasons()
+
+
+def test_a_build_that_finds_no_memory_is_tried_again(
+    small: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> tuple[Callable[..., Tensor], bytes]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(inductor, "compiled", full)
+    backend = Inductor(small)
+    backend.warm(SHAPE)
+    assert "out of memory" in backend.reasons()[str(SHAPE)]
+    monkeypatch.setattr(inductor, "compiled", lambda *_: (Twin(small), b""))
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)
+    backend.warm(SHAPE)
+    assert isinstance(backend.program(SHAPE), Twin)
 
 
 def test_warming_without_a_build_orders_it(small: Program) -> None:

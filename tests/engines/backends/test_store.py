@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from engines.backends import inductor
+from engines.backends import store as builds
+from engines.backends.inductor import Inductor
 from engines.backends.program import Shape
 from engines.backends.store import SUFFIX, Store, facts
 from tests.engines.backends.small import SHAPE, program
@@ -115,6 +120,29 @@ def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path: Path) -
     assert store.get(later) == BUILT
 
 
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(store: Store) -> None:
+    store.put(FACTS, BUILT)
+    left, written = store.folder / "tmpold", store.folder / "tmpnew"
+    for path in (left, written):
+        path.write_bytes(BUILT)
+    os.utime(left, (0, 0))
+    store.put(FACTS | {"torch": "3"}, BUILT)
+    assert not left.exists()
+    assert written.exists()
+
+
+@pytest.mark.parametrize(("size", "stays"), [(1000, True), (20_000, False)])
+def test_inductors_own_cache_is_part_of_the_budget(tmp_path: Path, size: int, stays: bool) -> None:
+    store = Store(tmp_path / "builds", most_bytes=2 * len(BUILT) + 2000)
+    (store.cache / "deep").mkdir(parents=True)
+    (store.cache / "deep" / "code.so").write_bytes(bytes(size))
+    store.put(FACTS, BUILT)
+    assert store.get(FACTS) == BUILT
+    assert store.cache.exists() == stays
+    store.put(FACTS | {"torch": "3"}, BUILT)
+    assert len(list(store.folder.glob(f"*{SUFFIX}"))) == (1 if stays else 2)
+
+
 def test_a_disk_that_cannot_be_written_costs_the_entry_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +165,60 @@ def test_facts_tell_programs_shapes_and_precisions_apart() -> None:
         facts(ours, SHAPE, backend="tensorrt"),
     ]
     assert all(told != other for other in others)
+
+
+def test_code_for_a_gpu_depends_on_it_its_driver_and_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"name": "A", "major": 9, "minor": 0, "multi_processor_count": 132}
+    packages = {"torch": "2.13.0", "triton": "3.7.0", "diffusers": "0.42.1"}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**about))
+    monkeypatch.setattr(builds, "version", packages.get)
+    monkeypatch.setattr(builds, "_driver", lambda: "580.1")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+
+    def told() -> dict[str, Any]:
+        return builds.machine(torch.device("cuda"))
+
+    first = told()
+    assert first == told()
+    for place, name, other in (
+        *((about, name, 7) for name in about),
+        *((packages, name, "other") for name in packages),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setitem(place, name, other)
+            assert told() != first, name
+    for place, name, other in (
+        (builds, "_driver", lambda: "590.2"),
+        (torch.version, "cuda", "12.8"),
+        (torch.backends.cudnn, "version", lambda: 92000),
+        (platform, "python_version", lambda: "3.14.0"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, name, other)
+            assert told() != first, name
+
+
+def test_code_for_a_processor_depends_on_all_it_can_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(builds, "CPUINFO", tmp_path / "cpuinfo")
+
+    def told(flags: str) -> dict[str, Any]:
+        builds.CPUINFO.write_text(f"processor\t: 0\nflags\t\t: {flags}\ncpu MHz\t: {len(flags)}\n")
+        return builds.machine(torch.device("cpu"))
+
+    assert told("fpu avx2 amx_bf16") == told("amx_bf16 fpu  avx2") != told("fpu avx2")
+    builds.CPUINFO.unlink()
+    assert builds.machine(torch.device("cpu"))["processor"]
+
+
+def test_code_of_inductor_depends_on_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Inductor(program())
+    told = backend._facts(SHAPE)
+    assert told == backend._facts(SHAPE)
+    monkeypatch.setattr(inductor, "patches", lambda mode: {"loop_reindexing_after_fusion": True})
+    assert told != backend._facts(SHAPE)
 
 
 def test_facts_know_of_settings_that_no_weight_shows() -> None:

@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.backends import make
+from engines.backends import graphs, make
+from engines.backends.graphs import WARM_UPS, Graphs
 from engines.backends.program import Program, Shape, difference
 from engines.backends.store import SUFFIX, Store
 from engines.backends.tensorrt import PROFILES, Profile, TensorRt, profile
 from tests.engines.backends.small import SHAPE, program
+from tests.engines.backends.tapes import Tapes
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -93,9 +95,30 @@ class StandIn:
         self.dynamo = Dynamo()
         self.saved: list[Engine] = []
 
-    def save(self, engine: Engine, path: str, **options: Any) -> None:
-        assert options["output_format"] == "exported_program"
-        self.saved.append(engine)
+    def save(
+        self,
+        engine: Engine,
+        path: str,
+        *,
+        output_format: str,
+        arg_inputs: tuple[()],
+        kwarg_inputs: dict[str, Tensor],
+        dynamic_shapes: dict[str, Any] | None = None,
+    ) -> None:
+        """As a version that exports once more: what is not said to vary is fixed to the example."""
+        assert (output_format, arg_inputs) == ("exported_program", ())
+        inputs = {}
+        for name, tensor in kwarg_inputs.items():
+            dims = [(size, size) for size in tensor.shape]
+            for number, dim in (dynamic_shapes or {}).get(name, {}).items():
+                dims[number] = dim.min, dim.max
+            inputs[name] = Input(
+                tuple(least for least, _ in dims),
+                tuple(tensor.shape),
+                tuple(most for _, most in dims),
+                tensor.dtype,
+            )
+        self.saved.append(Engine(engine.exported, inputs, engine.factor))
         Path(path).write_text(json.dumps(len(self.saved) - 1))
 
     def load(self, path: str) -> Engine:
@@ -189,6 +212,33 @@ def test_an_engine_is_kept_and_found(small: Program, trt: StandIn, store: Store)
 
 
 @torch.inference_mode()
+def test_a_kept_engine_serves_all_buckets_of_its_profile(small: Program, trt: StandIn, store: Store) -> None:
+    TensorRt(small, store, trt).warm(at(4))
+    later = TensorRt(small, store, trt)
+    later.warm(at(2), build=False)
+    assert later.stats()["loaded"] == 1
+    for places in (2, 3, 4):
+        batch = small.sample(at(places), seed=places)
+        assert difference(small(*batch), later.step(at(places), batch)) < 1e-5
+
+
+class Older(StandIn):
+    """As a version that keeps what it is given as it is."""
+
+    def save(self, engine: Engine, path: str, output_format: str, arg_inputs: Any, kwarg_inputs: Any) -> None:
+        self.saved.append(engine)
+        Path(path).write_text(json.dumps(len(self.saved) - 1))
+
+
+def test_a_library_that_is_not_to_be_told_what_varies_is_not_told(small: Program, store: Store) -> None:
+    trt = Older()
+    TensorRt(small, store, trt).warm(at(4))
+    later = TensorRt(small, store, trt)
+    later.warm(at(2), build=False)
+    assert later.stats()["loaded"] == 1
+
+
+@torch.inference_mode()
 def test_engines_of_every_size_are_known_at_the_start(small: Program, trt: StandIn, store: Store) -> None:
     wide = at(1, width=12)
     for shape in (at(1), wide, at(1, height=12)):
@@ -237,6 +287,45 @@ def test_a_kept_engine_that_is_no_good_is_built_again(
     backend.warm(at(1))
     assert len(trt.dynamo.built) == 2
     assert backend.stats()["built"] == 1
+
+
+@pytest.mark.parametrize("where", ["loading", "building"])
+def test_an_engine_that_finds_no_memory_is_tried_again(
+    small: Program, trt: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    if where == "loading":
+        TensorRt(small, store, trt).warm(at(1))
+    backend = TensorRt(small, store, trt)
+    with monkeypatch.context() as short:
+        short.setattr(trt, "load", full)
+        trt.dynamo.failing = torch.OutOfMemoryError("CUDA out of memory")
+        backend.warm(at(1))
+    assert backend.program(at(1)) is small
+    assert "out of memory" in next(iter(backend.reasons().values()))
+    trt.dynamo.failing = None
+    backend.warm(at(1))
+    assert backend.program(at(1)) is not small
+    assert not backend.reasons()
+    assert len(trt.dynamo.built) == 1
+
+
+@torch.inference_mode()
+def test_engines_can_be_recorded(small: Program, trt: StandIn) -> None:
+    """By who asks for it: `make` does so only when told."""
+    tapes = Tapes()
+    backend = Graphs(TensorRt(small, None, trt), small, tapes)
+    backend.warm(at(4))
+    for places in (3, 4):
+        for turn in range(WARM_UPS + 2):
+            batch = small.sample(at(places), seed=turn)
+            slots = backend.slots(at(places))
+            filled = batch if slots is None else graphs._filled(slots, batch)
+            assert difference(small(*batch), backend.step(at(places), filled)) < 1e-5
+    assert tapes.recorded == 2
+    assert not backend.reasons()
 
 
 def test_facts_hold_the_versions_and_the_profile(small: Program, trt: StandIn) -> None:
