@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +40,12 @@ print(json.dumps({
     "mps": bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available()),
     "threads": torch.get_num_threads(),
 }))
+"""
+
+
+TENSORRT_PROBE = """
+import json, torch, torch_tensorrt
+print(json.dumps({"cuda": torch.cuda.is_available()}))
 """
 
 
@@ -124,17 +131,9 @@ def _torch(settings: Settings) -> Iterator[Finding]:
             "bad", "torch", "not installed: pip install 'realtime-lcm[engine]'; --model fake runs without it"
         )
         return
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, check=True
-        )
-        torch = json.loads(answer.stdout)
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
-        yield Finding("bad", "torch", f"installed but broken: {last[0][:200]}")
-        return
-    except (subprocess.TimeoutExpired, ValueError):
-        yield Finding("bad", "torch", f"does not import within {PROBE_S:.0f} s")
+    torch = _probed(PROBE)
+    if isinstance(torch, str):
+        yield Finding("bad", "torch", torch)
         return
     devices = torch["cuda"] + ["mps"] * torch["mps"] or ["cpu"]
     yield Finding("ok", "torch", f"{torch['version']} on {', '.join(devices)}")
@@ -145,6 +144,21 @@ def _torch(settings: Settings) -> Iterator[Finding]:
         yield Finding("note", "device", f"no GPU: the engine uses {settings.threads} processor thread(s)")
 
 
+def _probed(code: str) -> dict[str, Any] | str:
+    """What it tells in the last line, or why it does not."""
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_S, check=True
+        )
+        told: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
+        return f"installed but broken: {last[0][:200]}"
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        return f"does not import within {PROBE_S:.0f} s"
+    return told
+
+
 def _backend(settings: Settings) -> Iterator[Finding]:
     """What compiles UNets, and where that is kept."""
     compiler = next((name for name in COMPILERS if shutil.which(name)), None)
@@ -153,13 +167,10 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         "compiler",
         compiler or f"none of {', '.join(COMPILERS)}: back end inductor cannot build, eager serves",
     )
-    missing = [package for package in TENSORRT if _version(package) is None]
-    level = "ok" if not missing else "bad" if settings.backend == "tensorrt" else "note"
-    text = f"torch-tensorrt {_version('torch-tensorrt')}, TensorRT {_version('tensorrt')}"
-    if missing:
-        text = f"not installed: {', '.join(missing)}; pip install 'realtime-lcm[tensorrt]' gets them"
-        text += "" if level == "bad" else " (optional)"
-    yield Finding(level, "TensorRT", text)
+    wrong = _without_tensorrt()
+    level = "ok" if not wrong else "bad" if settings.backend == "tensorrt" else "note"
+    text = wrong or f"torch-tensorrt {_version('torch-tensorrt')}, TensorRT {_version('tensorrt')}"
+    yield Finding(level, "TensorRT", text + (" (optional)" if level == "note" else ""))
     builds = settings.state_dir / "builds"
     if not builds.is_dir():
         yield Finding("note", "builds", "none are kept yet; realtime warm makes them ahead")
@@ -170,6 +181,17 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         yield Finding("bad", "builds", "the folder of builds is not ours alone, so it is not read: chmod 700")
     else:
         yield Finding("ok", "builds", f"{len(kept)} kept, {sum(kept) / 1e6:.1f} MB")
+
+
+def _without_tensorrt() -> str:
+    """Why that back end cannot be had; "" if it can. Packages can be there and their libraries not."""
+    missing = [package for package in TENSORRT if _version(package) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}; pip install 'realtime-lcm[tensorrt]' gets them"
+    found = _probed(TENSORRT_PROBE)
+    if isinstance(found, str):
+        return found
+    return "" if found["cuda"] else "installed, but torch sees no CUDA device, which it needs"
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -54,7 +54,28 @@ def test_what_tensorrt_lacks_is_said_and_bad_for_who_asks_for_it(
     assert found.level == level
     assert "not installed: tensorrt;" in found.text
     there["tensorrt"] = "11.0.0"
-    assert findings("_backend", settings)["TensorRT"].level == "ok"
+    monkeypatch.setattr(doctor, "TENSORRT_PROBE", "print('a banner\\n{\"cuda\": true}')")
+    assert findings("_backend", settings)["TensorRT"] == doctor.Finding(
+        "ok", "TensorRT", "torch-tensorrt 2.13.0, TensorRT 11.0.0"
+    )
+
+
+@pytest.mark.proc
+@pytest.mark.parametrize(("backend", "level"), [("auto", "note"), ("tensorrt", "bad")])
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [("raise OSError('libnvinfer.so.10: cannot open')", "libnvinfer.so.10"), ("", "no CUDA device")],
+)
+def test_a_tensorrt_that_is_installed_and_of_no_use_is_not_fine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, level: str, library: str, said: str
+):
+    (tmp_path / "torch.py").write_text("class cuda:\n    is_available = staticmethod(bool)\n")
+    (tmp_path / "torch_tensorrt.py").write_text(library)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.13.0")
+    found = findings("_backend", Settings(state_dir=tmp_path, backend=backend))["TensorRT"]
+    assert found.level == level
+    assert said in found.text
 
 
 def test_brackets_of_an_extra_survive_the_table(monkeypatch: pytest.MonkeyPatch):
