@@ -19,6 +19,7 @@ from engines.recorder import Recorder, page
 def main() -> None:
     options = _options()
     if options.warm is not None:
+        _die_with(options.parent)
         sys.exit(_warm(options))
     if options.fd is None:
         sys.exit("engines: the gateway starts this; people run `realtime serve`")
@@ -45,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--deterministic", action="store_true", help="always one size of call")
     parser.add_argument("--backend", default="auto", help="auto, eager, inductor or tensorrt")
     parser.add_argument("--compile-mode", default="default", help="default or max-autotune-no-cudagraphs")
+    parser.add_argument("--graphs", default="auto", help="auto, on or off: record CUDA graphs")
     parser.add_argument("--quick-start", action="store_true", help="compile blocks before the first picture")
     parser.add_argument("--search", action="store_true", help="cuDNN times its algorithms at the start")
     parser.add_argument("--builds", type=Path, help="folder that keeps what back ends build")
@@ -67,12 +69,13 @@ def _pipeline(options: argparse.Namespace) -> Any:
             deterministic=options.deterministic,
             **{key: float(value) for key, value in given.items()},
         )
+    from engines.backends.store import Store
     from engines.lcm import Lcm
 
     if options.builds is not None:  # else Inductor's own cache has a name in /tmp that anybody may have taken
         with contextlib.suppress(OSError):  # then nothing is kept, which the store says
             options.builds.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.builds / "inductor"))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Store(options.builds).cache))
     return Lcm(
         model=options.model,
         device=options.device,
@@ -82,6 +85,7 @@ def _pipeline(options: argparse.Namespace) -> Any:
         deterministic=options.deterministic,
         backend=options.backend,
         mode=options.compile_mode,
+        graphs={"auto": None, "on": True, "off": False}[options.graphs],
         builds=options.builds,
         quick=options.quick_start,
         search=options.search,

@@ -27,7 +27,7 @@ from engines.decoder import Decoder
 from engines.denoiser import Denoiser, LcmRow
 from engines.hub import Report
 from engines.messages import Job, Model
-from engines.pipeline import Fault
+from engines.pipeline import Fault, Unloadable
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.safety import Safety
 from engines.streams import Mark, Streams
@@ -37,6 +37,7 @@ from engines.vae import Posterior, Vae
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
 MAX_STEPS = 12
 MAX_IMAGES = 8
+NO_ROOM = "the device has no memory for this model; give another --model, --dtype or --device"
 NO_MEMORY = "the device has no memory for a picture of this size now"
 
 
@@ -87,8 +88,8 @@ class Lcm:
     _short: bool = field(default=False, init=False)  # memory was: the back end is to give some back
 
     def load(self, progress: Report) -> None:
-        """Read and warm. Raises engines.model.Unloadable or ValueError for a model or device that cannot be
-        had."""
+        """Read and warm. Raises Unloadable or ValueError for a model or device that cannot be had, or has no
+        memory for it."""
         self.read(progress)
         self.warm(progress)
 
@@ -96,8 +97,9 @@ class Lcm:
         torch.set_num_threads(self.threads)
         self.at, self.precision = devices.choose(self.device, self.dtype)
         progress("import", 0, 1, "diffusers, transformers")
-        loaded = weights.load(self.model, self.at, self.precision, self.vae, self.lora, progress)
-        self.take(loaded)
+        with _fitting():
+            loaded = weights.load(self.model, self.at, self.precision, self.vae, self.lora, progress)
+            self.take(loaded)
 
     def take(self, loaded: weights.Weights) -> None:
         """Serve these weights."""
@@ -156,7 +158,8 @@ class Lcm:
             # search ends here: later sizes are not searched for while somebody waits.
             torch.backends.cudnn.benchmark = self.search
         try:
-            self._warm(progress)
+            with _fitting():
+                self._warm(progress)
         finally:
             torch.backends.cudnn.benchmark = False
 
@@ -487,6 +490,18 @@ class Lcm:
             self._short = True
             devices.release(self.at)
             raise Fault("out_of_memory", NO_MEMORY) from error
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Running out of memory in here is no matter of a single job."""
+    try:
+        yield
+    except (Fault, RuntimeError) as error:
+        short = error.code == "out_of_memory" if isinstance(error, Fault) else devices.is_out_of_memory(error)
+        if not short:
+            raise
+        raise Unloadable(NO_ROOM) from error
 
 
 def _given(row: LcmRow) -> Iterator[Tensor]:

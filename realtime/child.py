@@ -46,7 +46,7 @@ class Child(asyncio.Protocol):
                 self._process = await asyncio.create_subprocess_exec(
                     *_command(settings, theirs.fileno(), recorder),
                     pass_fds=[theirs.fileno(), recorder],
-                    env=_environment(settings),
+                    env=environment(settings),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=2,  # our stderr, as its own stderr is
                 )
@@ -147,6 +147,7 @@ def command(settings: Settings, **further: int) -> list[str]:
         "max-batch": settings.max_batch,
         "backend": settings.backend,
         "compile-mode": settings.compile_mode,
+        "graphs": settings.graphs,
         "builds": settings.state_dir / "builds",
         "vae": settings.vae,
         "lora": settings.lora,
@@ -161,8 +162,9 @@ def command(settings: Settings, **further: int) -> list[str]:
     return [sys.executable, "-P", "-m", "engines", *options, *(name for name, on in switches.items() if on)]
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Ours, and on a CPU what glibc and OpenMP read only at start; what the user has set wins."""
+def environment(settings: Settings) -> dict[str, str]:
+    """Of an engine process: ours, and on a CPU what glibc and OpenMP read only at start. What the user has
+    set wins."""
     kind, _, number = settings.device.partition(":")
     if kind == "cuda" and number:  # of those we may see; to the engine it is the only one there is
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"  # auto: inductor on CUDA, else eager
     quick_start: bool = False  # inductor compiles blocks before the first picture, the rest beside traffic
     search: bool = False  # cuDNN times its algorithms at the start; last bits differ from start to start
+    graphs: Literal["auto", "on", "off"] = "auto"  # record CUDA graphs; auto: on CUDA, but not of tensorrt
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"  # the second takes far longer
     # auto: what the model's folder has; both: for live frames a tiny one too, downloaded if it is not there
     vae: Literal["auto", "tiny", "full", "both"] = "auto"

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from realtime.child import command
+from realtime.child import command, environment
 from realtime.settings import Settings
 
 
@@ -32,7 +32,7 @@ def run(settings: Settings, sizes: Sequence[str], console: Console) -> int:
             raise ValueError(f"{size} is no size; write WIDTHxHEIGHT in pixels, as 512x512")
     words = [*command(settings), "--warm", *sizes]
     # Ctrl-C reaches the whole group; what was built until then is kept.
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as engine:
+    with subprocess.Popen(words, env=environment(settings), stdout=subprocess.PIPE, text=True) as engine:
         told = _watch(engine, console)
     if engine.returncode not in (0, 1) or "stats" not in told:
         return 2 if engine.returncode == os.EX_CONFIG else 1

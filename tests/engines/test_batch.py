@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from engines.denoiser import LcmRow
 from engines.lcm import BUCKETS, Lcm
 from engines.messages import Job
-from engines.pipeline import Fault
+from engines.pipeline import Fault, Unloadable
 from tests.engines import tiny
 
 CHEAP = settings(
@@ -179,8 +179,25 @@ def test_calls_that_do_not_fit_at_the_start_are_never_made(
     ours.load(lambda *_: None)
     assert ours.buckets == (1, 2, 3)
     fits = 0
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(Unloadable, match="no memory for this model"):
         Lcm(str(folder()), device="cpu", max_batch=16).load(lambda *_: None)
+
+
+def test_weights_that_do_not_fit_are_said_in_one_line_and_other_errors_are_not_taken_for_that(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for message, expected in (
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", Unloadable),
+        ("CUDA error: device-side assert triggered", RuntimeError),
+    ):
+
+        def load(*_: Any, message: str = message) -> Any:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr("engines.lcm.weights.load", load)
+        with pytest.raises(expected) as caught:
+            Lcm(str(folder()), device="cpu", max_batch=16).load(lambda *_: None)
+        assert "\n" not in str(caught.value)
 
 
 def test_other_errors_of_a_step_are_not_taken_for_full_memory(

@@ -210,13 +210,13 @@ def test_counts_are_summed_and_the_dearest_step_is_the_dearest(many: Any) -> Non
 def test_each_engine_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     engines = Fleet(Settings(device="cuda", engines=3)).engines
-    assert [child._environment(e.settings)["CUDA_VISIBLE_DEVICES"] for e in engines] == ["0", "1", "2"]
+    assert [child.environment(e.settings)["CUDA_VISIBLE_DEVICES"] for e in engines] == ["0", "1", "2"]
     assert {
         child.command(engine.settings)[child.command(engine.settings).index("--device") + 1]
         for engine in engines
     } == {"cuda"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [child._environment(e.settings)["CUDA_VISIBLE_DEVICES"] for e in engines] == ["4", "6", "2"]
+    assert [child.environment(e.settings)["CUDA_VISIBLE_DEVICES"] for e in engines] == ["4", "6", "2"]
     assert {e.settings.device for e in Fleet(Settings(device="cpu", engines=2)).engines} == {"cpu"}
 
 

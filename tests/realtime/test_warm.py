@@ -1,9 +1,15 @@
 """`realtime warm` from the outside."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from realtime import child, warm
+from realtime.settings import Settings
 from tests.realtime.test_cli import run
 
 pytestmark = pytest.mark.proc
@@ -15,6 +21,39 @@ def test_what_is_no_size_is_refused_before_anything_is_loaded(tmp_path: Path, si
     assert answer.returncode == 2
     assert f"{size} is no size" in answer.stderr
     assert not answer.stdout
+
+
+def test_the_engine_that_warms_has_the_environment_of_one_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    class Engine:
+        stdout, returncode = ('{"stats": {"built": 1, "loaded": 2}, "reasons": {}}',), 0
+
+        def __init__(self, words: list[str], env: dict[str, str], **_: Any):
+            started.append((words, env))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object): ...
+
+    monkeypatch.setattr(warm.subprocess, "Popen", Engine)
+    for device in ("cuda:1", "cpu"):
+        settings = Settings(state_dir=tmp_path, device=device, threads=3)
+        assert warm.run(settings, ["64x64"], Console(quiet=True)) == 0
+        words, env = started[-1]
+        assert words == [*child.command(settings), "--warm", "64x64"]
+        assert env == child.environment(settings)
+    assert started[0][1]["CUDA_VISIBLE_DEVICES"] == "1"
+    assert started[1][1]["OMP_NUM_THREADS"] == "3"
+
+
+def test_an_engine_that_warms_ends_with_who_started_it():
+    words = [sys.executable, "-P", "-m", "engines", "--parent", "1", "--model", "/no such", "--warm"]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
 
 @pytest.mark.timeout(90)
