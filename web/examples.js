@@ -21,7 +21,7 @@ function python(value, pad) {
 export function setup(origin) {
   const host = origin.replace(/^https?:\/\//, "");
   return {
-    JavaScript: `// in a page; in Node import a copy of that file instead
+    JavaScript: `// in a page; in Node 22 import a copy of that file, named fal-here.mjs, instead
 import { falHere } from "${origin}/web/fal-here.js";
 const { fetch } = falHere("${origin}");
 const { fal } = await import("@fal-ai/client");
@@ -30,7 +30,7 @@ fal.config({ credentials: "id:secret", fetch });`,
 import fal_client
 from fal_here import fal_here
 
-fal_here("${origin}")  # the key is FAL_KEY, as ever`,
+fal_here("${origin}")  # the key is FAL_KEY, as ever; FAL_KEY=any:thing where none is needed`,
     "Names and TLS": `# every client and version, not one line of code: fal's host names lead to this server
 realtime certs                       # makes the certificates and says what to do with them
 RT_TLS_CERT=cert.pem RT_TLS_KEY=key.pem realtime serve --port 443

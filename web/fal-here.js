@@ -10,7 +10,8 @@
  *
  * It replaces the global `WebSocket`, for which the clients have no option, and the global `fetch`. Clients
  * take the global `fetch` when they are loaded: call this first, or hand them the returned one as above.
- * Node 20 has a WebSocket only under --experimental-websocket, Node 22 always.
+ * Node 20 has a WebSocket only under --experimental-websocket, Node 22 always. The copy is an ES module: name it
+ * fal-here.mjs, or keep it in a package of "type": "module".
  */
 
 const FAL = /^(https|wss):\/\/((?:[a-z0-9-]+\.)*(?:fal\.run|fal\.ai|fal\.media))(?::443)?(?=[/?#]|$)/i;

@@ -1,8 +1,9 @@
 """Points an unmodified fal-client (1.x) at this server over plain HTTP, without touching DNS.
 
+    import fal_client
     from fal_here import fal_here     # a copy of this file: curl -O http://127.0.0.1:8000/web/fal_here.py
 
-    fal_here("http://127.0.0.1:8000")
+    fal_here("http://127.0.0.1:8000")  # FAL_KEY=any:thing must be set, even for a server without keys
     print(fal_client.run("fal-ai/lcm", arguments={"prompt": "a red circle"}))
 
 fal-client takes its run and queue hosts from FAL_RUN_HOST and FAL_QUEUE_RUN_HOST, always with TLS, and has no
