@@ -47,6 +47,7 @@ function choice(titles, label, chosen) {
 function example(texts) {
   const text = make("pre", { tabindex: "0" });
   const copy = make("button", { type: "button", class: "copy" }, "Copy");
+  copy.hidden = !navigator.clipboard; // over plain HTTP there is none but on this machine
   copy.addEventListener("click", async () => {
     await navigator.clipboard.writeText(text.textContent ?? "");
     copy.textContent = "Copied";

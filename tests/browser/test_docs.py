@@ -107,6 +107,19 @@ async def test_a_run_can_be_tried_and_a_refusal_is_shown(page: Page, server: Ser
     assert "prompt" in await page.js(answer)
 
 
+async def test_examples_can_be_copied_where_the_browser_lets(page: Page, server: Server) -> None:
+    await page.show_as(390, 800, phone=True)
+    await read(page, server)
+    shown = "getComputedStyle(document.querySelector('#start .copy'))"
+    assert await page.js(f"[{shown}.opacity, {shown}.display === 'none']") == ["1", False], "no finger hovers"
+    await page.do(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="Object.defineProperty(navigator, 'clipboard', { value: undefined });",
+    )
+    await read(page, server)
+    assert await page.js(f"{shown}.display") == "none"
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920])
 async def test_no_size_scrolls_sideways(page: Page, server: Server, width: int) -> None:
     await page.show_as(width, 800, phone=width < 500)
