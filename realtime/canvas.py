@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,12 @@ def info(engine: Engines, *, model: str, draining: bool) -> dict[str, Any]:
             "state": "draining" if draining else engine.state,
             "progress": asdict(engine.progress) if engine.progress else None,
         },
-        "apps": [{"id": app.id, "schema": app.request.model_json_schema()} for app in all_apps()],
-        # {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps}
+        "apps": _apps(),
+        # {prompts, palette ("#rrggbb"), native_size (pixels), max_good_steps, knows (words, may be absent)}
         "suggestions": json.loads(SUGGESTIONS.read_text()) if model == "embedded" else {},
     }
+
+
+@cache  # every open page asks each few seconds, and pydantic takes 11 ms
+def _apps() -> list[dict[str, Any]]:
+    return [{"id": app.id, "schema": app.request.model_json_schema()} for app in all_apps()]

@@ -10,6 +10,7 @@
  * @property {(string | {name?: string, colour?: string, color?: string, hex?: string})[]} [palette]
  * @property {number} [native_size] side in pixels the model draws at
  * @property {number} [max_good_steps] above it the model gets slower, not better
+ * @property {string} [knows] what it can draw, the end of "It knows ..."
  */
 /** @typedef {{stage: string, done: number, total: number, text: string}} Progress  total 0 = unknown */
 /**
@@ -22,7 +23,7 @@
  */
 
 const BUSY_MS = 700;
-const QUIET_MS = 20000;
+const QUIET_MS = 5000;
 
 export class Server {
   /** @type {Info} */
@@ -33,6 +34,7 @@ export class Server {
   constructor(base, changed) {
     this.url = new URL("info", base);
     this.changed = changed;
+    document.addEventListener("visibilitychange", () => void (document.hidden || this.ask()));
   }
 
   /** A server that does not tell is taken to be ready. */
@@ -40,19 +42,21 @@ export class Server {
     return (this.info.engine?.state ?? "ready") === "ready";
   }
 
-  /** Ask now, and go on asking. */
+  /** Ask now, and go on asking while somebody looks. */
   async ask() {
     clearTimeout(this.#timer);
+    let pause = QUIET_MS; // when it is away, too: the connection says so, and asks when it is back
     try {
       const answer = await fetch(this.url, { signal: AbortSignal.timeout(5000) });
       if (answer.ok) {
         this.info = await answer.json();
+        if (!this.ready) pause = BUSY_MS;
         this.changed();
       }
     } catch {
-      return; // it is away: the connection says so, and asks again when it is back
+      // as above
     }
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.ask(), this.ready ? QUIET_MS : BUSY_MS);
+    if (!document.hidden) this.#timer = setTimeout(() => this.ask(), pause);
   }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from engines.fake import colour_of
@@ -67,6 +69,19 @@ async def test_a_frame_that_kills_the_engine_is_refused_and_the_page_goes_on(
     await page.until("document.querySelector('#error').textContent === ''", 20)
     await canvas.rest(page)
     assert near(await canvas.shown(page), colour_of("calm again", 42))
+
+
+async def test_an_idle_page_hears_of_a_dead_engine(page: Page) -> None:
+    with serve(model="fake:load_s=5") as server:
+        await open_canvas(page, server.url)
+        await canvas.rest(page)
+        await page.until(f"/^Live/.test({STATE})")
+        killing = asyncio.create_task(
+            asyncio.to_thread(server.ask, "POST", "/fal-ai/lcm", {"prompt": "!crash"})
+        )
+        await page.until(f"/^The engine is restarting/.test({STATE})", 9)
+        await asyncio.gather(killing, return_exceptions=True)
+        await page.until(f"/^Live/.test({STATE})", 15)
 
 
 async def test_page_shows_the_engine_loading_and_then_the_first_picture(page: Page) -> None:
