@@ -259,7 +259,7 @@ class Chrome:
                     future.set_exception(RuntimeError(message["error"]["message"]))
                 else:
                     future.set_result(message["result"])
-            elif message.get("sessionId") in self._pages:
+            elif "method" in message and message.get("sessionId") in self._pages:  # else too late an answer
                 self._pages[message["sessionId"]].heard(message["method"], message["params"])
 
     async def page(self) -> Page:
