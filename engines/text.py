@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engines.cache import Cache
 
-CUT_CHARS = 60  # of what was not read: enough to find the place
+CUT_CHARS = 40  # of what was not read: enough to find the place
 
 
 class Embedding(NamedTuple):
