@@ -16,13 +16,10 @@ const JPEG_QUALITY = 0.9;
 /** @typedef {{x: number, y: number, pressure: number}} Point  pressure 1 = the nominal width */
 /** @typedef {{painted: boolean, masked: boolean}} Marks */
 /** @typedef {{left: number, top: number, right: number, bottom: number}} Box */
+/** @typedef {{layer: CanvasRenderingContext2D, x: number, y: number, before: ImageData, after: ImageData}} Patch */
 /**
  * @typedef {object} Edit
- * @property {CanvasRenderingContext2D} layer
- * @property {number} x
- * @property {number} y
- * @property {ImageData} before
- * @property {ImageData} after
+ * @property {Patch[]} patches
  * @property {Marks} marksBefore
  * @property {Marks} marksAfter
  * @property {number} bytes
@@ -40,6 +37,9 @@ function context(canvas) {
 
 /** @param {number} side */
 const sheet = (side) => context(Object.assign(document.createElement("canvas"), { width: side, height: side }));
+
+/** Every pixel. @param {CanvasRenderingContext2D} layer */
+const all = (layer) => layer.getImageData(0, 0, SIDE, SIDE);
 
 /** Ink of the mask: seen on any colour, opaque everywhere, so that its alpha is the mask. */
 function stripes() {
@@ -131,43 +131,44 @@ export class Drawing {
     this.#line(stroke.mid, stroke.last, stroke.last);
     this.#stroke = null;
     if (stroke.layer === this.mask && stroke.erase) this.marks = { ...this.marks, masked: this.#anyMask() };
-    this.#record(stroke.layer, stroke.box, stroke.marks);
+    this.#record(this.#within(stroke.layer, stroke.box), stroke.marks);
   }
 
   /** White paper, no mask. One step to undo. */
   clear() {
-    this.clearMask();
-    this.#whole(this.paint, { ...this.marks, painted: false }, (ctx) => {
-      ctx.globalCompositeOperation = "source-over";
-      ctx.fillStyle = PAPER;
-      ctx.fillRect(0, 0, SIDE, SIDE);
+    const layers = this.marks.masked ? [this.paint, this.mask] : [this.paint];
+    this.#whole(layers, { painted: false, masked: false }, () => {
+      this.mask.clearRect(0, 0, SIDE, SIDE);
+      this.paint.globalCompositeOperation = "source-over";
+      this.paint.fillStyle = PAPER;
+      this.paint.fillRect(0, 0, SIDE, SIDE);
     });
   }
 
   clearMask() {
     if (!this.marks.masked) return;
-    this.#whole(this.mask, { ...this.marks, masked: false }, (ctx) => ctx.clearRect(0, 0, SIDE, SIDE));
+    this.#whole([this.mask], { ...this.marks, masked: false }, () => this.mask.clearRect(0, 0, SIDE, SIDE));
   }
 
   /** Lay a picture over the whole paper, its edges cut where the shape differs. @param {ImageBitmap | HTMLCanvasElement} picture */
   place(picture) {
     const scale = SIDE / Math.min(picture.width, picture.height);
     const [width, height] = [picture.width * scale, picture.height * scale];
-    this.#whole(this.paint, { ...this.marks, painted: true }, (ctx) => {
-      ctx.globalCompositeOperation = "source-over";
-      ctx.drawImage(picture, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
+    this.#whole([this.paint], { ...this.marks, painted: true }, () => {
+      this.paint.globalCompositeOperation = "source-over";
+      this.paint.drawImage(picture, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
     });
   }
 
   undo() {
     if (this.#stroke) this.end();
     const edit = this.#history.undo();
-    if (edit) this.#apply(edit, edit.before, edit.marksBefore);
+    if (edit) this.#apply(edit, "before", edit.marksBefore);
   }
 
   redo() {
     const edit = this.#history.redo();
-    if (edit) this.#apply(edit, edit.after, edit.marksAfter);
+    if (edit) this.#apply(edit, "after", edit.marksAfter);
   }
 
   /** The drawing as a JPEG, `side` pixels square. @param {number} side */
@@ -233,21 +234,21 @@ export class Drawing {
     const [x, y] = [Math.floor(at.x), Math.floor(at.y)];
     if (x < 0 || y < 0 || x >= SIDE || y >= SIDE) return;
     const n = parseInt(this.colour.slice(1), 16);
-    this.#whole(this.paint, { ...this.marks, painted: true }, (ctx) => {
-      const pixels = ctx.getImageData(0, 0, SIDE, SIDE);
+    this.#whole([this.paint], { ...this.marks, painted: true }, () => {
+      const pixels = all(this.paint);
       flood(pixels.data, SIDE, SIDE, x, y, [n >> 16, (n >> 8) & 255, n & 255]);
-      ctx.putImageData(pixels, 0, 0);
+      this.paint.putImageData(pixels, 0, 0);
     });
   }
 
-  /** An edit of the whole layer. @param {CanvasRenderingContext2D} layer @param {Marks} marks @param {(ctx: CanvasRenderingContext2D) => void} draw */
-  #whole(layer, marks, draw) {
+  /** An edit of whole layers. @param {CanvasRenderingContext2D[]} layers @param {Marks} marks @param {() => void} draw */
+  #whole(layers, marks, draw) {
     if (this.#stroke) this.end();
-    const before = this.marks;
-    this.#keep(layer);
-    draw(layer);
+    const marksBefore = this.marks;
+    const before = layers.map(all);
+    draw();
     this.marks = marks;
-    this.#record(layer, { left: 0, top: 0, right: SIDE, bottom: SIDE }, before);
+    this.#record(layers.map((layer, i) => ({ layer, x: 0, y: 0, before: before[i], after: all(layer) })), marksBefore);
   }
 
   /** Remember a layer as it is, before an edit. @param {CanvasRenderingContext2D} layer */
@@ -256,24 +257,26 @@ export class Drawing {
     this.#before.drawImage(layer.canvas, 0, 0);
   }
 
-  /** @param {CanvasRenderingContext2D} layer @param {Box} box @param {Marks} marksBefore */
-  #record(layer, box, marksBefore) {
+  /** What a stroke changed; nothing off the paper. @param {CanvasRenderingContext2D} layer @param {Box} box @returns {Patch[]} */
+  #within(layer, box) {
     const x = Math.max(0, Math.floor(box.left));
     const y = Math.max(0, Math.floor(box.top));
     const width = Math.min(SIDE, Math.ceil(box.right)) - x;
     const height = Math.min(SIDE, Math.ceil(box.bottom)) - y;
-    if (width > 0 && height > 0) {
-      const before = this.#before.getImageData(x, y, width, height);
-      const after = layer.getImageData(x, y, width, height);
-      const marksAfter = { ...this.marks };
-      this.#history.add({ layer, x, y, before, after, marksBefore, marksAfter, bytes: width * height * 8 });
-    }
+    if (width <= 0 || height <= 0) return [];
+    return [{ layer, x, y, before: this.#before.getImageData(x, y, width, height), after: layer.getImageData(x, y, width, height) }];
+  }
+
+  /** @param {Patch[]} patches @param {Marks} marksBefore */
+  #record(patches, marksBefore) {
+    const bytes = patches.reduce((sum, { before }) => sum + 2 * before.data.length, 0);
+    if (patches.length) this.#history.add({ patches, marksBefore, marksAfter: { ...this.marks }, bytes });
     this.changed();
   }
 
-  /** @param {Edit} edit @param {ImageData} pixels @param {Marks} marks */
-  #apply(edit, pixels, marks) {
-    edit.layer.putImageData(pixels, edit.x, edit.y);
+  /** @param {Edit} edit @param {"before" | "after"} side @param {Marks} marks */
+  #apply(edit, side, marks) {
+    for (const patch of edit.patches) patch.layer.putImageData(patch[side], patch.x, patch.y);
     this.marks = { ...marks };
     this.changed();
   }

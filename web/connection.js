@@ -130,12 +130,13 @@ export class Connection {
     return String(await answer.json());
   }
 
+  /** @returns {Promise<void>} */
   async #pump() {
     if (!this.#wanted || this.#flight || this.#building || this.#phase.name !== "open") return;
     this.#wanted = false;
     this.#building = true;
     const request = await this.ends.frame().finally(() => (this.#building = false));
-    if (!request) return;
+    if (!request) return this.#pump(); // there was nothing to draw; there may be by now
     const socket = this.#socket;
     if (!socket || socket.readyState !== WebSocket.OPEN) {
       this.#wanted = true; // dropped while the picture was being packed

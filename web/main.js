@@ -54,11 +54,13 @@ const connection = new Connection(base, APP, {
 function change() {
   $("paper").dataset.blank = String(!drawing.marks.painted && !drawing.marks.masked);
   $("unmask").hidden = !drawing.marks.masked;
+  controls.masked = drawing.marks.masked;
   controls.fromDrawing = fromDrawing();
   tools.refresh();
   settled = false;
   clearTimeout(settling);
   if (!greeted) return;
+  controls.askForWords();
   connection.want();
   meter.superseded = connection.superseded;
   busy();
@@ -117,7 +119,8 @@ async function shown(reply, flight) {
   const steps = reply.num_inference_steps ?? reply.timings?.steps?.length;
   const { width, height } = picture;
   $("facts").textContent = [`${width} × ${height}`, `seed ${reply.seed}`, steps && `${steps} step${steps > 1 ? "s" : ""}`].filter(Boolean).join(" · ");
-  $("facts").title = (reply.warnings ?? []).join("; ");
+  const warnings = (reply.warnings ?? []).join("; ");
+  if ($("warnings").textContent !== warnings) $("warnings").textContent = warnings;
   $("picture").ariaLabel = `Picture of: ${controls.prompt.value}`;
   $("frame").dataset.empty = "false";
   $("frame").dataset.count = String(++count);
@@ -172,6 +175,7 @@ function adapt() {
   if (now === adapted) return;
   adapted = now;
   controls.adapt(apps?.find((app) => app.id === APP)?.schema, suggestions?.max_good_steps);
+  if (suggestions?.knows) $("knows").textContent = `It knows ${suggestions.knows}`;
   if (suggestions?.palette) tools.colours(suggestions.palette);
   suggest(suggestions?.prompts ?? PROMPTS);
 }

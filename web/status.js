@@ -8,6 +8,13 @@ import { $ } from "./page.js";
 /** @typedef {{tone: "good" | "wait" | "bad", text: string, veil?: string, progress?: number | null, retry?: boolean}} Standing */
 
 const PATIENCE_S = 4; // a picture that takes longer deserves a word
+/** Of a start, by Progress.stage of the engine: words, and whether its text tells a person more. @type {Record<string, [string, boolean]>} */
+const STAGES = {
+  import: ["starting up", false],
+  download: ["downloading", true],
+  load: ["reading its parts", true],
+  warm: ["drawing a first picture", false],
+};
 
 /**
  * @param {Phase} phase @param {Info} info @param {number} waiting seconds since the frame in flight left
@@ -26,7 +33,9 @@ export function standing(phase, info, waiting, now) {
     const text = { starting: "Loading the model", restarting: "The engine is restarting", draining: "The server is restarting" }[state] ?? "The engine has stopped";
     const share = progress?.total ? Math.min(1, progress.done / progress.total) : null;
     const tone = state === "stopped" ? "bad" : "wait";
-    return { tone, text, veil: [text, progress?.text || progress?.stage].filter(Boolean).join(": "), progress: share };
+    const [stage, named] = (progress && STAGES[progress.stage]) ?? [];
+    const veil = [text, stage && `: ${stage}`, named && progress?.text && ` (${progress.text})`].filter(Boolean).join("");
+    return { tone, text, veil, progress: share };
   }
   if (phase.name === "connecting") return { tone: "wait", text: "Connecting…" };
   if (waiting > PATIENCE_S) return { tone: "wait", text: "Drawing…", veil: `Drawing since ${Math.floor(waiting)} s`, progress: null };
@@ -37,10 +46,9 @@ export function standing(phase, info, waiting, now) {
 
 /** @param {Standing} now */
 export function show({ tone, text, veil, progress, retry = false }) {
-  const state = $("state");
   // A live region is read out at every change: write only what is new.
-  if (state.textContent !== text) state.textContent = text;
-  state.dataset.tone = tone;
+  if ($("state-text").textContent !== text) $("state-text").textContent = text;
+  $("state").dataset.tone = tone;
   $("veil").hidden = !veil;
   if (!veil) return;
   $("veil-text").textContent = veil;

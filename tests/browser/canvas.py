@@ -59,6 +59,20 @@ async def colour(page: Page, hex: str, size: int = 60) -> None:
     )
 
 
+async def slide(page: Page, dial: str, value: float) -> None:
+    """Move a slider by its id."""
+    await page.js(
+        f"(range => {{ range.value = {value}; range.dispatchEvent(new Event('input')); }})"
+        f"(document.querySelector('#{dial}'))"
+    )
+
+
+async def seed(page: Page, digits: str) -> None:
+    await page.click("#seed")
+    await page.js("document.querySelector('#seed').select()")
+    await (page.type(digits) if digits else page.press("Delete"))
+
+
 def requests(page: Page) -> list[dict[str, Any]]:
     """Every request the page sent."""
     return [msgpack.unpackb(frame) for frame in page.sent]

@@ -103,9 +103,18 @@ test("the worst that is known is what is said", () => {
   assert.equal(standing({ name: "open" }, {}, 0, 0).text, "Live");
   const away = standing({ name: "away", code: 1012, retryAt: 2400 }, ready, 0, 0);
   assert.deepEqual([away.text, away.veil], ["The server is restarting", "The server is restarting. Trying again in 3 s."]);
-  const loading = { engine: { state: "starting", progress: { stage: "load", done: 1, total: 4, text: "unet" } } };
+  const loading = { engine: { state: "starting", progress: { stage: "load", done: 1, total: 4, text: "UNet" } } };
   const wait = standing({ name: "open" }, loading, 30, 0);
-  assert.deepEqual([wait.text, wait.veil, wait.progress], ["Loading the model", "Loading the model: unet", 0.25]);
+  assert.deepEqual([wait.text, wait.veil, wait.progress], ["Loading the model", "Loading the model: reading its parts (UNet)", 0.25]);
   assert.equal(standing({ name: "open" }, ready, 9.5, 0).veil, "Drawing since 9 s");
   assert.equal(standing({ name: "locked" }, ready, 0, 0).tone, "bad");
+});
+
+test("the stages of a start are told in words a person understands", () => {
+  const said = (state, stage, text) => standing({ name: "open" }, { engine: { state, progress: { stage, done: 0, total: 1, text } } }, 0, 0).veil;
+  assert.equal(said("starting", "import", "diffusers, transformers"), "Loading the model: starting up");
+  assert.equal(said("starting", "download", "some/model"), "Loading the model: downloading (some/model)");
+  assert.equal(said("restarting", "warm", "4 at once"), "The engine is restarting: drawing a first picture");
+  assert.equal(said("starting", "load", ""), "Loading the model: reading its parts");
+  assert.equal(standing({ name: "open" }, { engine: { state: "starting", progress: null } }, 0, 0).veil, "Loading the model");
 });

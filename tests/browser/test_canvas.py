@@ -51,6 +51,7 @@ async def test_picture_follows_the_hand(page: Page, server: Server) -> None:
     assert near(canvas.sent_colour(drawings[-1], 0.85, 0.5), RED, 40), "the last frame holds the whole stroke"
     assert near(canvas.sent_colour(drawings[0], 0.8, 0.5), WHITE, 40)
     assert near(canvas.sent_colour(drawings[-1], 0.5, 0.9), WHITE)
+    assert drawings[-1]["strength"] == 0.8, "the app's own default: below, a stroke on white paper stays mud"
 
 
 async def test_a_fast_hand_never_has_two_frames_in_flight(page: Page, server: Server) -> None:
@@ -118,6 +119,14 @@ async def test_an_emptied_prompt_asks_for_nothing(page: Page, server: Server) ->
     await page.press("Delete")
     await canvas.rest(page)
     assert len(page.sent) == sent
+    await page.drag("#paper", LINE)
+    await canvas.rest(page)
+    assert len(page.sent) == sent
+    assert await canvas.text(page, "#prompt-error") == "Say in words what it should be"
+    await canvas.prompt(page, "a fox")
+    assert await canvas.text(page, "#prompt-error") == ""
+    await canvas.rest(page)
+    assert near(await canvas.shown(page), colour_of("a fox", 42))
 
 
 async def test_words_only_leaves_the_drawing_out_until_one_draws_again(page: Page, server: Server) -> None:
@@ -173,6 +182,99 @@ async def test_repainting_on_empty_paper_starts_from_the_picture(page: Page, ser
     assert "mask_bytes" not in canvas.requests(page)[-1]
 
 
+async def test_a_mask_lends_full_strength_until_it_is_gone(page: Page, server: Server) -> None:
+    await open_canvas(page, server.url)
+    strength = "Number(document.querySelector('#strength').value)"
+    await page.click("label[for=tool-mask]")
+    await page.drag("#paper", LINE)
+    await canvas.rest(page)
+    assert await page.js(strength) == canvas.requests(page)[-1]["strength"] == 1
+    assert await canvas.text(page, "#strength-dial output") == "1.00"
+    assert "repaint" in await canvas.text(page, "#strength-help")
+    await page.click("#unmask")
+    await canvas.rest(page)
+    assert await page.js(strength) == canvas.requests(page)[-1]["strength"] == 0.8
+    assert "repaint" not in await canvas.text(page, "#strength-help")
+    await page.press("z", ctrl=True)
+    assert await page.js(strength) == 1, "the mask is back"
+    await canvas.slide(page, "strength", 0.3)
+    assert "repaint" not in await canvas.text(page, "#strength-help")
+    await page.click("#unmask")
+    await canvas.rest(page)
+    assert canvas.requests(page)[-1]["strength"] == 0.3, "it was moved meanwhile, so it stays"
+
+
+async def test_what_the_server_suggests_is_taken_over(page: Page, server: Server) -> None:
+    await page.do(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            const fetched = window.fetch;
+            window.fetch = async (...asked) => {
+                const answer = await fetched(...asked);
+                if (!String(asked[0]).endsWith("/info")) return answer;
+                const suggestions = { max_good_steps: 3, knows: "foxes and hens" };
+                return Response.json({ ...(await answer.json()), suggestions });
+            };""",
+    )
+    await open_canvas(page, server.url)
+    assert await canvas.text(page, "#knows") == "It knows foxes and hens"
+    assert canvas.requests(page)[-1]["num_inference_steps"] == 3
+    assert await canvas.text(page, "#num_inference_steps-help") == "3 are enough for this model"
+    await canvas.slide(page, "num_inference_steps", 4)
+    assert "enough" not in await canvas.text(page, "#num_inference_steps-help")
+    await canvas.slide(page, "num_inference_steps", 2)
+    assert "enough" in await canvas.text(page, "#num_inference_steps-help")
+
+
+@pytest.mark.parametrize(
+    ("typed", "seed"), [("999999999999", 999999999999), ("9999999999999999", 2**53 - 1)], ids=["large", "too"]
+)
+async def test_seeds_are_drawn_as_they_stand(page: Page, server: Server, typed: str, seed: int) -> None:
+    await open_canvas(page, server.url)
+    await canvas.seed(page, typed)
+    await canvas.rest(page)
+    request = canvas.requests(page)[-1]
+    assert request["seed"] == seed
+    assert await page.js("document.querySelector('#seed').value") == str(seed)
+    assert near(await canvas.shown(page), colour_of(request["prompt"], seed))
+    assert f"seed {seed}" in await canvas.text(page, "#facts")
+
+
+async def test_without_a_seed_every_picture_has_its_own(page: Page, server: Server) -> None:
+    await open_canvas(page, server.url)
+    await canvas.seed(page, "")
+    await page.drag("#paper", LINE, pause_s=0.03)
+    await canvas.rest(page)
+    seeds = [request["seed"] for request in canvas.requests(page)[1:]]
+    assert len(set(seeds)) == len(seeds) > 2
+    assert await page.js("document.querySelector('#seed').value") == ""
+    assert "every picture" in await canvas.text(page, "#seed-help")
+    assert f"seed {seeds[-1]}" in await canvas.text(page, "#facts")
+
+
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+async def test_facts_and_warnings_can_be_read(page: Page, server: Server, phone: bool) -> None:
+    if phone:
+        await page.show_as(390, 844, phone=True)
+    await open_canvas(page, server.url)
+    assert await canvas.text(page, "#warnings") == ""
+    await page.drag("#paper", LINE[:3])
+    await canvas.slide(page, "strength", 0.01)
+    await canvas.rest(page)
+    assert "strength 0.01 is drawn as 0.08" in await canvas.text(page, "#warnings")
+    assert "seed 42 · 4 steps" in await canvas.text(page, "#facts")
+    frame = await page.box("#frame")
+    for part in ("#warnings", "#facts"):
+        box = await page.box(part)
+        assert box["height"] > 10
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= (390 if phone else 1280)
+        below = frame["y"] + frame["height"] <= box["y"]
+        assert below or box["y"] + box["height"] <= frame["y"], "beside the picture, not on it"
+    await canvas.slide(page, "strength", 0.8)
+    await canvas.rest(page)
+    assert await canvas.text(page, "#warnings") == ""
+
+
 async def test_undo_redo_and_clear(page: Page, server: Server) -> None:
     await open_canvas(page, server.url)
     await canvas.colour(page, "#ff0000")
@@ -189,6 +291,25 @@ async def test_undo_redo_and_clear(page: Page, server: Server) -> None:
     await page.click("#undo")
     await canvas.rest(page)
     assert near(canvas.sent_colour(canvas.requests(page)[-1], 0.5, 0.5), RED, 40)
+
+
+async def test_clearing_a_masked_drawing_is_one_step(page: Page, server: Server) -> None:
+    await open_canvas(page, server.url)
+    await canvas.colour(page, "#ff0000")
+    await page.drag("#paper", LINE)
+    await page.click("label[for=tool-mask]")
+    await page.drag("#paper", [(x, 0.2) for x, _ in LINE])
+    await page.click("#clear")
+    await canvas.rest(page)
+    assert "image_bytes" not in canvas.requests(page)[-1]
+    await page.click("#undo")
+    await canvas.rest(page)
+    request = canvas.requests(page)[-1]
+    assert near(canvas.sent_colour(request, 0.5, 0.5), RED, 40)
+    assert canvas.sent_colour(request, 0.5, 0.2, "mask_bytes") == WHITE
+    await page.click("#redo")
+    await canvas.rest(page)
+    assert "image_bytes" not in canvas.requests(page)[-1]
 
 
 async def test_everything_can_be_done_with_keys_alone(page: Page, server: Server) -> None:
@@ -305,6 +426,14 @@ async def test_on_a_phone_a_finger_draws_and_nothing_scrolls_sideways(page: Page
     await canvas.rest(page)
     assert near(canvas.sent_colour(canvas.requests(page)[-1], 0.5, 0.5), RED, 40)
     assert await page.js("scrollY") == 0
+    said = await page.js(
+        """(e => {
+            e.textContent = "Live: ".repeat(40);
+            const cut = e.scrollWidth > e.clientWidth && getComputedStyle(e).textOverflow;
+            return [cut, document.documentElement.scrollWidth];
+        })(document.querySelector("#state-text"))"""
+    )
+    assert said == ["ellipsis", 390]
 
 
 async def test_no_size_overflows_sideways(page: Page, server: Server) -> None:
