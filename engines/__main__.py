@@ -46,7 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--deterministic", action="store_true", help="always one size of call")
     parser.add_argument("--backend", default="auto", help="auto, eager, inductor or tensorrt")
     parser.add_argument("--compile-mode", default="default", help="default or max-autotune-no-cudagraphs")
-    parser.add_argument("--graphs", default="auto", help="auto, on or off: record CUDA graphs")
+    parser.add_argument("--graphs", default="auto", choices=("auto", "on", "off"), help="record CUDA graphs")
     parser.add_argument("--quick-start", action="store_true", help="compile blocks before the first picture")
     parser.add_argument("--search", action="store_true", help="cuDNN times its algorithms at the start")
     parser.add_argument("--builds", type=Path, help="folder that keeps what back ends build")

@@ -77,6 +77,15 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+def room(device: torch.device) -> float:
+    """Share of a GPU's memory that is free, blocks that torch keeps for later included; 1.0 elsewhere."""
+    if device.type != "cuda":
+        return 1.0
+    release(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return free / total
+
+
 def release(device: torch.device) -> None:
     """Give cached blocks back after an out-of-memory, so that a smaller call finds a whole piece."""
     if device.type == "cuda":

@@ -37,6 +37,7 @@ from engines.vae import Posterior, Vae
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)  # sizes of UNet calls; few, so that each can be compiled or captured
 MAX_STEPS = 12
 MAX_IMAGES = 8
+ROOM = 0.25  # of a device's memory is left to steps and decodes
 NO_ROOM = "the device has no memory for this model; give another --model, --dtype or --device"
 NO_MEMORY = "the device has no memory for a picture of this size now"
 
@@ -189,9 +190,12 @@ class Lcm:
         self._adopt(progress)
 
     def _adopt(self, progress: Report) -> None:
-        """What was built for other sizes: later nobody would look for it."""
+        """What was built for other sizes: later nobody would look for it. While there is room: TensorRT's
+        engines hold the weights once more each."""
         kept = self.denoiser.backend.kept(self.buckets)
         for done, shape in enumerate(kept):
+            if devices.room(self.at) < ROOM:
+                break
             progress("warm", done, len(kept), str(shape))
             try:
                 self.denoiser.backend.warm(shape, build=False)

@@ -116,6 +116,15 @@ def test_sizes_that_nobody_builds_beside_traffic_are_taken_at_the_start(
     assert told[-1][:3] == ("warm", 0, 1)
     assert "8x12 latents" in told[-1][3]
 
+    monkeypatch.undo()
+    monkeypatch.setattr("engines.device.room", lambda _: 0.1)
+    crowded = ours(deterministic=True)
+    loads: list[Shape] = []
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)
+    monkeypatch.setattr(inductor, "loaded", lambda _, program, shape: loads.append(shape) or program)
+    crowded.load(lambda *_: None)
+    assert [(shape.height, shape.width) for shape in loads] == [(8, 8)], "its own size all the same"
+
 
 def test_what_could_not_be_built_is_said(
     folder: Callable[..., Path], tmp_path: Path, compiler: list[Shape], capsys: pytest.CaptureFixture[str]
