@@ -90,7 +90,7 @@ class Gateway:
         else:
             self.engine_known.clear()
         self.metrics.ready.set(self.engine.state == "ready")
-        self.metrics.restarts.set(self.engine.restarts)
+        self.metrics.engine.restarts = self.engine.restarts
 
     def drain(self) -> None:
         """Admit nothing more; every socket closes when its own frames are answered.

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from realtime.figures import Figures
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -115,15 +117,8 @@ class Metrics:
         )
         self.tokens = Counter("realtime_tokens", "Tokens asked for.", ["outcome"], registry=registry)
         self.ready = Gauge("realtime_engine_ready", "1 while the engine takes work.", registry=registry)
-        self.restarts = Gauge(
-            "realtime_engine_restarts", "Times the engine was started again.", registry=registry
-        )
-        self.engine = Gauge(
-            "realtime_engine",
-            "What the engine says of itself, by the names in engines/loop.py.",
-            ["figure"],
-            registry=registry,
-        )
+        self.engine = Figures()
+        registry.register(self.engine)
 
     def flow(self, app: str) -> Flow:
         """What the sockets of this app count together."""

@@ -43,8 +43,7 @@ class Pages(Service):
                 )
                 return JSONResponse(body, status)
             case "/metrics":
-                for name, value in engine.stats.items():
-                    gateway.metrics.engine.labels(name).set(value)
+                gateway.metrics.engine.stats = engine.stats
                 return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4")
             case "/info":
                 return JSONResponse(

@@ -28,7 +28,7 @@ LAYERS = [
     {"apps", "engine", "fleet"},
     {"images", "answer", "fetch", "formats", "child", "poison", "refusals"},
     {"service", "sse", "limits", "places"},
-    {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "log"},
+    {"protocol", "session", "keys", "tokens", "hosts", "health", "metrics", "figures", "log"},
     {"wire"},
     {"errors", "folder", "settings"},
 ]

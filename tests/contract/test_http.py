@@ -622,6 +622,6 @@ def test_a_user_who_leaves_gives_the_engine_back(method: str, slow_server: Serve
     client.settle(after_ms=700)
     client.call("run", APP, input=wish(num_inference_steps=1)).answer()  # the only run this server takes
     until = time.monotonic() + 10  # the engine tells its figures every two seconds
-    while slow_server.metric("realtime_engine", figure="running"):
+    while slow_server.metric("realtime_engine_requests", state="running"):
         assert time.monotonic() < until
         time.sleep(0.05)

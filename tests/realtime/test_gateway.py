@@ -194,7 +194,7 @@ def test_metrics_have_units_and_no_open_labels(server: Server):
     assert "# TYPE realtime_frame_seconds histogram" in text
     assert "realtime_engine_ready 1.0" in text
     labels = set(re.findall(r'(\w+)="', text))
-    assert labels <= {"app", "outcome", "by", "role", "status", "lane", "le", "figure", "state"}
+    assert labels <= {"app", "outcome", "by", "role", "status", "lane", "le", "state", "vae", "kernel", "how"}
 
 
 async def test_open_sockets_are_counted(server: Server):

@@ -258,10 +258,10 @@ async def test_the_frames_of_a_client_that_left_are_not_drawn():
         await eventually(lambda: server.metric("realtime_messages_total") == 20)
         peer.close()
         await eventually(lambda: server.metric("realtime_frames_total", outcome="abandoned") >= 18)
-        await eventually(lambda: server.metric("realtime_engine", figure="cancelled") >= 18, 3)
-        before = server.metric("realtime_engine", figure="steps")
+        await eventually(lambda: server.metric("realtime_engine_ended_total", outcome="cancelled") >= 18, 3)
+        before = server.metric("realtime_engine_steps_total")
         await asyncio.sleep(1)
-        assert server.metric("realtime_engine", figure="steps") <= before + 1, "nothing is left to draw"
+        assert server.metric("realtime_engine_steps_total") <= before + 1, "nothing is left to draw"
 
 
 @pytest.mark.timeout(60)

@@ -52,7 +52,7 @@ def near(data: bytes, prompt: str, seed: int) -> bool:
 
 def cancelled(server: Server) -> float:
     """By the engine's own count; its last Pong may be a moment old."""
-    return server.metric("realtime_engine", figure="cancelled")
+    return server.metric("realtime_engine_ended_total", outcome="cancelled")
 
 
 # ---- answers ----
@@ -408,7 +408,7 @@ def test_a_run_that_cannot_begin_in_time_is_a_504_that_is_not_retried(slow: Serv
 
 def assert_running(server: Server, count: int = 1) -> None:
     until = time.monotonic() + 10
-    while server.metric("realtime_engine", figure="running") < count:
+    while server.metric("realtime_engine_requests", state="running") < count:
         assert time.monotonic() < until, "nothing is being drawn"
         time.sleep(0.02)
 
@@ -458,8 +458,8 @@ def test_a_client_that_leaves_takes_its_run_with_it(slow: Server):
 def test_more_runs_of_one_key_than_allowed_are_429():
     with serve(model=SLOW, max_runs=3, heartbeat_s=0.1) as server, ThreadPoolExecutor(3) as pool:
         first = [pool.submit(run, server, {"prompt": "a", "num_inference_steps": 4}) for _ in range(3)]
-        wait_for(lambda: server.metric("realtime_engine", figure="running") == 1)
-        wait_for(lambda: server.metric("realtime_engine", figure="waiting") == 2)
+        wait_for(lambda: server.metric("realtime_engine_requests", state="running") == 1)
+        wait_for(lambda: server.metric("realtime_engine_requests", state="waiting") == 2)
         status, headers, body = run(server, {"prompt": "one more"})
         assert (status, headers["x-fal-needs-retry"]) == (429, "1")
         assert body["error_type"] == "concurrent_requests_limit"
@@ -533,4 +533,4 @@ async def test_runs_are_counted_by_how_they_ended():
         assert server.metric("realtime_runs_total", app="fal-ai/lcm", lane="run", status="422") == 1
         assert server.metric("realtime_run_seconds_count", app="fal-ai/lcm", lane="run") == 2
         assert server.metric("realtime_http_requests_total", role="plain", status="422") == 1
-        await eventually(lambda: server.metric("realtime_engine", figure="running") == 0)
+        await eventually(lambda: server.metric("realtime_engine_requests", state="running") == 0)
