@@ -97,6 +97,7 @@ def _cut(tokenizer: Any, prompt: str) -> str:
         return ""
     start, _ = whole.offset_mapping[limit - 1]  # in its place stands the end
     rest = " ".join(prompt[start:].split())
+    rest = rest.lstrip(",.;: ") or rest
     shown = rest if len(rest) <= CUT_CHARS else rest[:CUT_CHARS] + "…"
     return f"has {count} tokens, the model reads {limit}: '{shown}' was not read"
 

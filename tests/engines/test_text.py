@@ -42,6 +42,7 @@ def test_what_a_prompt_loses_to_the_limit_is_told_each_time(pipeline: Any) -> No
     long = "night " * 75 + "the Sea, as   red"
     for _ in range(2):  # the second comes from the cache
         assert text.embed(long, {}).cut == "has 83 tokens, the model reads 77: 'the Sea, as red' was not read"
+    assert "77: 'red' was not read" in text.embed("night " * 75 + ", red", {}).cut
     assert text.embed("night " * 75, {}).cut == ""
 
 
