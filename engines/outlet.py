@@ -29,7 +29,6 @@ from engines.shown import Shown
 ENCODING = 64  # drawn pictures that wait for the pool
 DECODE_GROUP = 4  # pictures per VAE decode at most: the first of many leave before the last is decoded
 DECODE_SHARE = 0.5  # of a step: what one decode may take, unless a single picture takes longer
-DECODING = 2  # groups at the decoder: one on the device, and one behind it
 MAX_PICTURES = MAX_FRAME - (1 << 16)  # bytes of all the pictures of an answer
 TOO_LARGE = (
     f"the pictures of this answer are {{}} MiB, the limit is {MAX_PICTURES >> 20} MiB: "
@@ -76,14 +75,16 @@ class Outlet:
         self._inbox, self._send = inbox, send
         self._decoder = Pool(1, "decoder", guard)
         self._pool = Pool(pool, "pool", guard)
-        self._decoding = threading.Semaphore(DECODING)
+        # Pictures at the decoder: as many as one call can finish, so that the next one need not wait for them.
+        self._decoding = threading.Semaphore(pipeline.buckets[-1])
         self._encoding = threading.Semaphore(ENCODING)
 
     def leave(self, images: Iterable[Image]) -> None:
         """Finished rows of one lane on to the VAE, a few at a time."""
         for group in groups(images, self._cost, self._pipeline.buckets[-1]):
             if self._pipeline.overlaps:
-                self._decoding.acquire()
+                for _ in group:
+                    self._decoding.acquire()
                 self._decoder.submit(self._decode_beside, group)
             else:
                 self._decode(group)
@@ -92,7 +93,7 @@ class Outlet:
         try:
             self._decode(images)
         finally:
-            self._decoding.release()
+            self._decoding.release(len(images))
 
     def _decode(self, images: list[Image]) -> None:
         """The loop's thread or the decoder's."""

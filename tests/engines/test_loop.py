@@ -198,6 +198,19 @@ def test_a_device_that_overlaps_goes_on_while_a_picture_is_decoded():
         engine.until(Done)
 
 
+def test_many_pictures_that_are_done_at_once_keep_no_first_step_waiting():
+    with Process("fake:base_ms=1,row_ms=0,vae_ms=300,overlaps=1") as engine:
+        engine.ready().send(submit(9, steps=1))
+        engine.until(Done)  # what a decode takes is known: one picture at a time
+        engine.send(submit(1, steps=1, count=8, watch="start"))
+        engine.until(Started)
+        engine.send(submit(2, steps=12, watch="start"))
+        engine.until(Started)
+        engine.send(Ping(1))
+        (pong,) = engine.until(Pong)
+        assert pong.stats["full_vae"] <= 3, "one of the first, and at most two of the eight"
+
+
 def test_a_device_that_overlaps_goes_on_while_rows_are_made():
     with Process("fake:base_ms=20,row_ms=0,vae_ms=0,rows_ms=700,overlaps=1") as engine:
         engine.ready().send(submit(1, steps=12, watch="start"))
