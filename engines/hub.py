@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +20,14 @@ def find(name: str, patterns: Sequence[str], report: Report) -> Path:
         if not (WEIGHTS / "model_index.json").is_file():
             raise Unloadable("the embedded model is not in this copy of the repository; name another --model")
         return WEIGHTS
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # Path's own raises for somebody who is not there
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise Unloadable(f"{name} has no model_index.json, so it is no diffusers model folder")
         return folder
     if folder.is_file():
         raise Unloadable(f"{name} is a single file; convert it to the diffusers layout first")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise Unloadable(f"{name} is neither a folder nor a hub id (owner/name)")
     return download(name, patterns, report)
 

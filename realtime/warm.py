@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 
 from realtime.child import command, environment
+from realtime.folder import make_private
 from realtime.settings import Settings
 
 
@@ -30,6 +32,8 @@ def run(settings: Settings, sizes: Sequence[str], console: Console) -> int:
     for size in sizes:
         if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
             raise ValueError(f"{size} is no size; write WIDTHxHEIGHT in pixels, as 512x512")
+    with contextlib.suppress(OSError):  # then nothing is kept, which the engine says
+        make_private(settings.state_dir)  # before the engine, which makes it for everybody to read
     words = [*command(settings), "--warm", *sizes]
     # Ctrl-C reaches the whole group; what was built until then is kept.
     with subprocess.Popen(words, env=environment(settings), stdout=subprocess.PIPE, text=True) as engine:

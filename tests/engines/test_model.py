@@ -103,6 +103,9 @@ def test_missing_parts_are_named(copy: Callable[..., Path]) -> None:
     [
         ("no such thing", "neither a folder nor a hub id"),
         ("/nowhere/at/all", "neither a folder nor a hub id"),
+        ("./nowhere", "neither a folder nor a hub id"),
+        ("~/nowhere", "neither a folder nor a hub id"),
+        ("~nobody-here/nowhere", "neither a folder nor a hub id"),
     ],
 )
 def test_a_name_that_is_nothing_is_refused(name: str, said: str) -> None:

@@ -1,5 +1,6 @@
 """`realtime warm` from the outside."""
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,9 @@ def test_the_engine_that_warms_has_the_environment_of_one_that_serves(
 
     monkeypatch.setattr(warm.subprocess, "Popen", Engine)
     for device in ("cuda:1", "cpu"):
-        settings = Settings(state_dir=tmp_path, device=device, threads=3)
+        settings = Settings(state_dir=tmp_path / "state", device=device, threads=3)
         assert warm.run(settings, ["64x64"], Console(quiet=True)) == 0
+        assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
         words, env = started[-1]
         assert words == [*child.command(settings), "--warm", "64x64"]
         assert env == child.environment(settings)
