@@ -75,7 +75,7 @@ class Outlet:
         self._inbox, self._send = inbox, send
         self._decoder = Pool(1, "decoder", guard)
         self._pool = Pool(pool, "pool", guard)
-        # Pictures at the decoder: as many as one call can finish, so that the next one need not wait for them.
+        # Pictures at the decoder: as many as one call can finish, so that the next one need not wait.
         self._decoding = threading.Semaphore(pipeline.buckets[-1])
         self._encoding = threading.Semaphore(ENCODING)
 
