@@ -1,8 +1,8 @@
 """`python -m bench load|gateway|queue|engine|goodput|embedded --quick --json FILE`: the lab.
 
-Alone: all but embedded, quickly. Full runs of gateway, queue, engine, goodput and embedded replace their
-tables in bench/README.md and their files in bench/results; `--quick` ones only print. Each takes less than
-three minutes; embedded, the exam of the embedded model, takes longer.
+Alone: all but embedded, quickly. Full runs replace their tables in bench/README.md and their files in
+bench/results; `--quick` ones only print. Most take less than three minutes; embedded, the exam of the
+embedded model, takes longer, and so do cpu and peers, which compile what no run before them has.
 """
 
 from __future__ import annotations
@@ -142,11 +142,18 @@ def embedded(
 
 
 @app.command()
-def roofline(quick: Quick = False, json: Json = None) -> None:
-    """Every piece of a picture beside the least it can take: by model, rows of a call and back end."""
+def roofline(
+    sizes: Annotated[
+        str, typer.Option(help="Pixels, square, with commas; the model's own if none is given.")
+    ] = "",
+    quick: Quick = False,
+    json: Json = None,
+) -> None:
+    """Every piece of a picture beside the least it can take: by model, size, rows of a call and back end."""
     from bench.roofline import figures
 
-    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+    sides = [int(side) for side in sizes.split(",") if side]
+    _run(lambda tick: figures(quick, tick, sides), publish=not quick, json=json)
 
 
 @app.command()

@@ -83,9 +83,12 @@ class Ceilings:
 
 @torch.inference_mode()
 def measure(device: torch.device, dtype: torch.dtype, tiny: bool = False) -> Ceilings:
-    """A product of 8192 cubed and a copy of 4 GiB; `tiny`: sizes for a CPU in a moment."""
+    """On CUDA a product of 8192 cubed and a copy of 4 GiB, else of 1024 and of 512 MiB, beyond any cache;
+    `tiny`: in a moment, of nothing but a rehearsal."""
     clock = Clock(device)
-    side, copied = (512, 1 << 24) if tiny else (8192, 1 << 32)
+    side, copied = (8192, 1 << 32) if clock.cuda else (1024, 1 << 29)
+    if tiny:
+        side, copied = 512, 1 << 24
     pairs = [[torch.randn(side, side, device=device).to(dtype) for _ in range(2)] for _ in range(2)]
     product = clock.median([lambda a=a, b=b: a @ b for a, b in pairs], repeats=15)
     del pairs

@@ -1,7 +1,8 @@
 """What each piece of the work takes, beside the least it can take on the ceilings measured in the same run.
 
 A row names what was timed, the floor, and how many times the floor it took; `share` is that of the measured
-matrix rate. Times are medians of calls in turn over several inputs, after warm-up; see `bench.ceilings`.
+matrix rate, `read` that of the measured copy bandwidth which reading its weights once takes. Times are
+medians of calls in turn over several inputs, after warm-up; see `bench.ceilings`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from PIL import Image
 
 from bench.ceilings import Ceilings, Clock, measure
 from bench.conditions import after, conditions
+from bench.gpu.cold import cold
+from bench.gpu.lab import Machine
 from bench.peers.pipelines import jpeg
 from bench.report import Plot, Result, Table
-from bench.subject import Subject
+from bench.subject import Subject, embedded
 from bench.ways import WAYS, possible
 
 Row = dict[str, Any]
@@ -46,8 +49,11 @@ def step(
 def vae(subject: Subject, part: str, places: int, ceilings: Ceilings, most_s: float = 0.7) -> Row:
     """part: tiny-decode, tiny-encode, kl-decode, kl-encode."""
     module = subject.tiny_vae if part.startswith("tiny") else subject.kl_vae
-    latents = subject.side // 8
-    size = (places, 4, latents, latents) if part.endswith("decode") else (places, 3, *(subject.side,) * 2)
+    shape = subject.shape(places)
+    if part.endswith("decode"):
+        size = places, shape.channels, shape.height, shape.width
+    else:
+        size = places, 3, subject.side, subject.side
     inputs = [torch.randn(size, device=subject.device).to(subject.dtype) for _ in range(INPUTS)]
     call = module.decode if part.endswith("decode") else module.encode
     seconds = Clock(subject.device).median(
@@ -58,8 +64,9 @@ def vae(subject: Subject, part: str, places: int, ceilings: Ceilings, most_s: fl
 
 @torch.inference_mode()
 def text(subject: Subject, ceilings: Ceilings) -> Row:
-    encoders = subject.text_encoders
-    prompts = [torch.randint(0, 49000, (1, 77), device=subject.device) for _ in range(INPUTS)]
+    encoders, tokens = subject.text_encoders, subject.shape(1).tokens
+    known = min(encoder.config.vocab_size for encoder in encoders)
+    prompts = [torch.randint(0, known, (1, tokens), device=subject.device) for _ in range(INPUTS)]
 
     def encode(tokens: torch.Tensor) -> None:
         for encoder in encoders:
@@ -163,7 +170,8 @@ def row(subject: Subject, what: str, part: str, places: int, seconds: float, cei
     floor = work.seconds(places, ceilings.flop_s, ceilings.bytes_s, itemsize)
     rate = work.flop * places / seconds
     told = _told(subject, what, places, seconds, floor)
-    return told | {"tflop_s": rate / 1e12, "share": rate / ceilings.flop_s}
+    read = work.parameters * itemsize / seconds / ceilings.bytes_s
+    return told | {"tflop_s": rate / 1e12, "share": rate / ceilings.flop_s, "read": read}
 
 
 def _told(subject: Subject, what: str, places: int, seconds: float, floor: float) -> Row:
@@ -182,11 +190,13 @@ def _told(subject: Subject, what: str, places: int, seconds: float, floor: float
 def table(rows: Sequence[Row], title: str, note: str = "") -> Table:
     columns = {
         "what": "",
+        "side": "px",
         "places": "rows",
         "ms": "ms",
         "images_s": "rows/s",
         "tflop_s": "TFLOP/s",
-        "share": "of the ceiling",
+        "share": "of the matrix rate",
+        "read": "of the bandwidth",
         "floor_ms": "floor, ms",
         "times_floor": "times the floor",
         "built_s": "built in, s",
@@ -196,40 +206,57 @@ def table(rows: Sequence[Row], title: str, note: str = "") -> Table:
 
 NOTE = (
     "The floor is the larger of operations over the measured matrix rate and weights over the measured copy "
-    "bandwidth. `built in` is compiling or loading what was compiled before, and capturing."
+    "bandwidth; of both the share is shown, of the bandwidth what reading the weights once takes and no "
+    "activations. `built in` is compiling or loading what was compiled before, and capturing."
 )
 
 
-def figures(quick: bool, tick: Tick) -> Result:
-    """`python -m bench roofline`: SD1.5 and SDXL at their own size on CUDA, small structures on a CPU."""
+START = (
+    "A process of its own; each stage begins where the one before ended, and `to` counts from the start. "
+    "`ready` of what is compiled is loading it, or compiling where nothing was kept; of `+graph` it is "
+    "capturing alone."
+)
+
+
+def figures(quick: bool, tick: Tick, sizes: Sequence[int] = ()) -> Result:
+    """`python -m bench roofline`: SD1.5 and SDXL at their own size on CUDA, the embedded model on a CPU.
+
+    sizes: pixels, others than a model's own.
+    """
     given = conditions()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     dtype = torch.float16 if cuda else torch.float32
     torch.set_num_threads(1)
-    ceilings = measure(device, dtype, tiny=not cuda)
-    places = (1, 8) if quick else (1, 2, 3, 4, 6, 8, 12, 16)
-    # On a CPU a shape takes a minute or two to compile, and the engine does not do it unasked.
-    compiles = cuda and not quick
-    ways = [way for way in WAYS if possible(way, device) and (compiles or way.startswith("eager"))]
-    tables, raw = [], {"ceilings": ceilings.told()}
+    tick("ceilings", 0.0)
+    ceilings = measure(device, dtype, tiny=quick and not cuda)
+    kinds = ("sd15", "sdxl") if cuda else ("embedded",)
+    tables: list[Table] = []
+    raw: dict[str, Any] = {"ceilings": ceilings.told()}
     lines: dict[str, tuple[list[float], list[float]]] = {}
-    for kind in ("sd15", "sdxl"):
-        subject = Subject(kind, device, dtype, tiny=not cuda)
-        rows = []
-        for way in ways:
-            for count in places if kind == "sd15" else places[:4]:
-                tick(f"{kind}, {way}, {count}", len(rows) / (len(ways) * len(places)))
-                rows.append(step(subject, way, count, ceilings))
-            mine = [r for r in rows if r.get("way") == way]
-            lines[f"{kind}, {way}"] = [float(r["places"]) for r in mine], [100 * r["share"] for r in mine]
-        rows += [vae(subject, "tiny-decode", count, ceilings) for count in (1, 4)]
-        rows.append(vae(subject, "tiny-encode", 1, ceilings))
-        rows += [vae(subject, part, 1, ceilings) for part in ("kl-decode", "kl-encode")]
-        rows += [to_host(subject, 1, ceilings), text(subject, ceilings)]
-        size = "small structure" if subject.tiny else "published size"
-        tables.append(table(rows, f"{kind}, {subject.side} px, {size}, {dtype}", NOTE))
+    for number, kind in enumerate(kinds):
+
+        def say(what: str, share: float, kind: str = kind, number: int = number) -> None:
+            tick(f"{kind}, {what}", (number + share) / (len(kinds) + 1))
+
+        own: Any = Subject(kind, device, dtype) if cuda else embedded(device, dtype)
+        rows: list[Row] = []
+        for side in sizes or (own.side,):
+            rows += _steps(own.at(side), quick, ceilings, say)
+        for side in sizes or (own.side,):
+            rows += _around(own.at(side), ceilings)
+        for row_ in rows:
+            if "way" in row_:
+                xs, ys = lines.setdefault(f"{kind} {row_['side']}, {row_['way']}", ([], []))
+                xs.append(float(row_["places"]))
+                ys.append(100 * row_["share"])
+        tables.append(table(rows, f"{own.kind}, {dtype}", NOTE))
         raw[kind] = rows
+    tick("a start", len(kinds) / (len(kinds) + 1))
+    raw["start"] = start = cold(Machine(device.type, False), kinds[0])
+    stages = [[name.removesuffix("_s").replace("_", " "), took] for name, took in start.items()]
+    stages = [stage for stage in stages if isinstance(stage[1], float) and stage[1] >= 0]
+    tables.append(Table(f"A start, {kinds[0]}, calls of one row", ["", "s"], stages, START))
     told = ceilings.told()
     tables.insert(0, Table("Ceilings, measured", list(told), [list(told.values())]))
     raw["jpeg"] = jpegs(512, device)
@@ -237,3 +264,32 @@ def figures(quick: bool, tick: Tick) -> Result:
     tables.append(Table("JPEG", ["", "files/s", ""], shown))
     plot = Plot("roofline", "Share of the matrix ceiling", "rows in a call", "percent", lines)
     return Result("roofline", after(given), [], tables, [plot], raw)
+
+
+def _steps(subject: Any, quick: bool, ceilings: Ceilings, say: Tick) -> list[Row]:
+    """By back end and rows of a call. On a CPU, which is not asked to compile, compiled if it was before."""
+    cuda = subject.device.type == "cuda"
+    places: Sequence[int] = (1, 8) if quick else (1, 2, 3, 4, 6, 8, 12, 16)
+    if not cuda or subject.kind == "sdxl":
+        places = places[: 1 if quick else 4]
+    ways = [way for way in WAYS if possible(way, subject.device) and (way.startswith("eager") or not quick)]
+    rows: list[Row] = []
+    for at, way in enumerate(ways):
+        for count in places:
+            say(f"{subject.side} px, {way}, {count} rows", at / len(ways))
+            try:
+                rows.append(step(subject, way, count, ceilings, build=cuda))
+            except RuntimeError as error:
+                if cuda:
+                    raise
+                rows.append({"what": f"step, {way}: {error}", "side": subject.side, "places": count})
+    return rows
+
+
+def _around(subject: Any, ceilings: Ceilings) -> list[Row]:
+    """What surrounds the steps."""
+    rows = [vae(subject, "tiny-decode", count, ceilings) for count in (1, 4)]
+    rows.append(vae(subject, "tiny-encode", 1, ceilings))
+    if hasattr(subject, "kl_vae"):
+        rows += [vae(subject, part, 1, ceilings) for part in ("kl-decode", "kl-encode")]
+    return [*rows, to_host(subject, 1, ceilings), text(subject, ceilings)]

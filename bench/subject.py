@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from bench import floor, weights
-from bench.ways import Ways
+from bench.ways import Ways, store
 from engines.backends.program import Program, Shape
+from engines.denoiser import Denoiser
 from engines.messages import Job
 from engines.model import Weights
 
@@ -39,6 +41,12 @@ class Subject:
         self.scheduler = _scheduler()
         self.program = Program(self.unet, self.scheduler.config.prediction_type, None)
         self.ways = Ways(self.program, store)
+
+    def at(self, side: int) -> Subject:
+        """The same model, measured at another size in pixels."""
+        sized = copy.copy(self)
+        sized.side = side
+        return sized
 
     def shape(self, places: int, side: int = 0) -> Shape:
         latents = (side or self.side) // 8
@@ -83,14 +91,16 @@ class Subject:
     def work(self, part: str, side: int = 0) -> floor.Work:
         """As bench.floor.work, also for a tiny model, which is counted here."""
         side = side or self.side
-        return _tiny_work(self, part, side) if self.tiny else floor.work(_owner(self.kind, part), part, side)
+        return counted(self, part, side) if self.tiny else floor.work(_owner(self.kind, part), part, side)
 
     def _made(self, make: Any, *given: Any) -> Any:
         return make(*given, self.device, self.dtype, tiny=self.tiny)
 
 
 class Loaded:
-    """A model that is there, as a subject of comparisons."""
+    """A model that is there, with an autoencoder of the tiny kind, as a subject of comparisons."""
+
+    tiny = False
 
     def __init__(self, name: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
         """name: a folder. kind: what to call it. Raises engines.pipeline.Unloadable."""
@@ -98,13 +108,37 @@ class Loaded:
 
         self.kind, self.device, self.dtype = kind, device, dtype
         self._weights = model.load(name, device, dtype, "auto", "", lambda *_: None)
-        self.side = self._weights.native
+        self.side, self.unet = self._weights.native, self._weights.unet
+        self.tiny_vae = self._weights.vae.to(memory_format=torch.channels_last)
+        self.text_encoders = [encoder for _, encoder in self._weights.encoders]
+        self.program = Denoiser(self.unet, self._weights.scheduler).program
+        self.ways = Ways(self.program, store().folder)
+        self._works: dict[tuple[str, int], floor.Work] = {}
+
+    def at(self, side: int) -> Loaded:
+        """As of Subject."""
+        sized = copy.copy(self)
+        sized.side = side
+        return sized
+
+    def shape(self, places: int, side: int = 0) -> Shape:
+        config, latents = self.unet.config, (side or self.side) // self._weights.scale
+        tokens = self.text_encoders[0].config.max_position_embeddings
+        text = config.cross_attention_dim
+        return Shape(places, config.in_channels, latents, latents, tokens, text, self.program.features)
 
     def loaded(self) -> Weights:
         return self._weights
 
     def job(self, number: int = 0, steps: int = 4, **given: Any) -> Job:
         return job(self.side, number, steps, **given)
+
+    def work(self, part: str, side: int = 0) -> floor.Work:
+        """As of Subject."""
+        key = part, side or self.side
+        if key not in self._works:
+            self._works[key] = counted(self, *key)
+        return self._works[key]
 
 
 def embedded(device: torch.device, dtype: torch.dtype) -> Loaded:
@@ -143,14 +177,17 @@ def _owner(kind: str, part: str) -> str:
     return "sd15" if part.endswith("code") else kind
 
 
-def _tiny_work(subject: Subject, part: str, side: int) -> floor.Work:
-    latent = torch.randn(1, 4, side // 8, side // 8, device=subject.device, dtype=subject.dtype)
+def counted(subject: Any, part: str, side: int) -> floor.Work:
+    """As of bench.floor, of the very modules."""
+    shape = subject.shape(1, side)
+    size = 1, shape.channels, shape.height, shape.width
+    latent = torch.randn(size, device=subject.device, dtype=subject.dtype)
     picture = torch.randn(1, 3, side, side, device=subject.device, dtype=subject.dtype)
     if part == "unet":
-        batch = subject.program.sample(subject.shape(1, side))
+        batch = subject.program.sample(shape)
         return floor.of(subject.program, lambda: subject.program(*batch))
     if part == "text":
-        tokens = torch.zeros(1, 77, dtype=torch.long, device=subject.device)
+        tokens = torch.zeros(1, shape.tokens, dtype=torch.long, device=subject.device)
         encoders = nn.ModuleList(subject.text_encoders)
         return floor.of(encoders, lambda: [encoder(tokens) for encoder in encoders])
     vae = subject.tiny_vae if part.startswith("tiny") else subject.kl_vae

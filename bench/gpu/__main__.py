@@ -51,7 +51,7 @@ def main() -> None:
     elif given.what == "first":
         from bench.gpu.cold import first
 
-        print(json.dumps(first(machine)))
+        print(json.dumps(first(machine, *given.rest[:1])))
     else:
         from bench.gpu.prebuild import build
 

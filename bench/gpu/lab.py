@@ -52,9 +52,11 @@ class Machine:
     def subject(self, kind: str) -> Any:
         import torch
 
-        from bench.subject import Subject
+        from bench.subject import Subject, embedded
 
         dtype = getattr(torch, self.dtype)
+        if kind == "embedded":
+            return embedded(torch.device(self.device), dtype)
         return Subject(
             kind, torch.device(self.device), dtype, tiny=self.tiny, store=self.folder / "state" / "builds"
         )

@@ -25,7 +25,16 @@ def test_a_step_stands_beside_the_work_of_its_rows(subject: Subject):
     assert two["floor_ms"] == pytest.approx(2 * one["floor_ms"])
     assert one["times_floor"] == pytest.approx(one["ms"] / one["floor_ms"])
     assert one["share"] == pytest.approx(one["tflop_s"] * 1e12 / GIVEN.flop_s)
+    read = work.parameters * 4 / (one["ms"] / 1e3)
+    assert one["read"] == pytest.approx(read / GIVEN.bytes_s)
     assert two["images_s"] == pytest.approx(2e3 / two["ms"])
+
+
+def test_another_size_is_of_the_same_model_and_of_its_own_work(subject: Subject):
+    row = step(subject.at(128), "eager", 1, GIVEN, most_s=0.1)
+    assert (row["side"], subject.side) == (128, 64)
+    assert row["floor_ms"] == pytest.approx(1e3 * subject.work("unet", 128).flop / GIVEN.flop_s)
+    assert subject.at(128).unet is subject.unet
 
 
 def test_a_decoder_of_one_picture_is_counted_as_its_own_work(subject: Subject):
