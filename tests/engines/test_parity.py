@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffusers.image_processor import VaeImageProcessor
 from msgspec.structs import replace
 from torch import Generator
 
+from engines.backends import inductor
+from engines.backends.eager import Eager
 from engines.embedded import WEIGHTS
 from engines.lcm import Lcm
 from engines.messages import Job
@@ -122,6 +125,37 @@ def test_rows_of_all_kinds_in_one_batch_are_what_they_are_alone(pipeline: Any, l
     for job, row in zip(jobs, together, strict=True):
         (alone,) = tiny.drawn(ours, [job])
         assert (row.latents - alone.latents).norm() <= 1e-5 * alone.latents.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
+def test_pictures_of_all_kinds_through_compiled_code_are_those_of_diffusers(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Lcm(str(folder()), device="cpu", max_batch=4, backend="inductor")
+    ours.read(lambda *_: None)
+    text = Job("a red circle on the sea", 1, 64, 64, steps=4, guidance=7.5)
+    drawing = Job("a blue hill", 2, 64, 64, steps=4, strength=0.8, guidance=2.0, image=PICTURE)
+    inpainting = Job("the sea", 3, 64, 64, steps=4, strength=1.0, image=PICTURE, mask=MASK)
+    jobs = [text, drawing, inpainting, replace(text, seed=4, prompt="", guidance=1.0)]
+    monkeypatch.setattr(inductor, "slower", lambda *_: 1.0)  # whatever else this machine does now
+    ours.denoiser.warm(ours.rows(text, None), 4, build=True)
+    assert ours.stats()["compiled"] == 1, ours.denoiser.backend.reasons()
+    monkeypatch.delattr(Eager, "program")  # no step is eager
+    drawn = tiny.drawn(ours, jobs, bucket=4)
+    lcm, size = LatentConsistencyModelPipeline, {"width": 64, "height": 64}
+    inpaint = oracle(StableDiffusionInpaintPipeline, folder(), strength=1.0)
+    given = {"image": tiny.opened(PICTURE), "strength": 0.8}
+    masked = {"image": tiny.opened(PICTURE), "mask_image": tiny.opened(MASK), "strength": 1.0}
+    expected = [
+        call(oracle(lcm, folder()), jobs[0], **size),
+        call(oracle(LatentConsistencyModelImg2ImgPipeline, folder()), drawing, **given),
+        call(inpaint, inpainting, **masked, **size),
+        call(oracle(lcm, folder()), jobs[3], **size),
+    ]
+    for row, latents in zip(drawn, expected, strict=True):
+        assert (row.latents - latents).norm() <= 1e-5 * latents.norm()
 
 
 @pytest.mark.skipif(not (WEIGHTS / "model_index.json").is_file(), reason="weights are not in this copy")
