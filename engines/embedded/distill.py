@@ -73,13 +73,13 @@ def distillation_loss(
     count, device = len(latents), latents.device
     signal, sigma = signal_and_noise(device)
     grid = torch.randint(1, TIMESTEPS // SKIP + 1, (count,), generator=generator, device=device)
-    # Two thirds of the draws from the upper half, a tenth the last: what one to four steps really visit.
+    # Two thirds of the draws from the upper half, a fifth the last: what one to four steps really visit.
     upper = torch.randint(
         TIMESTEPS // SKIP // 2, TIMESTEPS // SKIP + 1, (count,), generator=generator, device=device
     )
     kind = torch.rand(count, generator=generator, device=device)
     grid = torch.where(kind < 0.3, upper, grid)
-    grid = torch.where(kind >= 0.9, TIMESTEPS // SKIP, grid)
+    grid = torch.where(kind >= 0.8, TIMESTEPS // SKIP, grid)
     t = grid * SKIP - 1
     earlier = (t - SKIP).clamp(min=0)
     # Squared: a short distillation hardly tells one w from another, it answers with their mean. Low is calm.

@@ -28,6 +28,7 @@ PROMPTS = (
     "a forest under a blue sky, in watercolor style",
     "a white star on a black background, neon style",
 )
+KNOWS = "flat shapes in colours and places, landscapes, weather, faces"
 GOOD_STEPS = 4
 """What the canvas starts with: two follow most words as well in half the time (bench/README.md), but outlines
 are lumpy and faces melt."""
@@ -55,6 +56,9 @@ def pipeline_of(model: Teacher, ae: AutoencoderTiny) -> LatentConsistencyModelPi
 def export(model: Teacher, ae: AutoencoderTiny, folder: Path, size: int) -> None:
     """Write it in float16 safetensors, the tokenizer's vocabulary in both formats, and suggestions."""
     folder.mkdir(parents=True, exist_ok=True)
+    # A tokenizer remembers how its last caller wanted the ids padded.
+    model.tokenizer.backend_tokenizer.no_padding()
+    model.tokenizer.backend_tokenizer.no_truncation()
     copies = Teacher(model.tokenizer, model.text_encoder, model.unet)
     pipe = pipeline_of(copies, ae).to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
@@ -80,6 +84,7 @@ def write_suggestions(folder: Path, size: int) -> None:
         "palette": ["#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in rgb)) for rgb in COLOURS.values()],
         "native_size": size,
         "max_good_steps": GOOD_STEPS,
+        "knows": KNOWS,
     }
     (folder / "suggestions.json").write_text(json.dumps(suggestions, indent=2) + "\n")
 
@@ -142,10 +147,10 @@ def prompt_sheet(pipe: LatentConsistencyModelPipeline, size: int, seed: int = 1)
 
 
 def install(source: Path, target: Path) -> None:
-    """Copy an exported model (not its folder's other files) to where the server looks for it."""
+    """Copy an exported model (not the figures measured of it) to where the server looks for it."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.rglob("*")):
-        if file.is_file():
+        if file.is_file() and file.name != "metrics.json":
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)

@@ -20,23 +20,14 @@ RADIUS = {"small": 0.13, "medium": 0.20, "big": 0.30}
 PAIR_OFFSET = {"left of": (-0.24, 0.0), "right of": (0.24, 0.0), "above": (0.0, -0.24), "below": (0.0, 0.24)}
 GAP = 0.06
 """Two things are at least this far from each other, in image widths: one can count them."""
-LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
-    2: (((-0.23, 0.0), (0.23, 0.0)), ((-0.2, -0.2), (0.2, 0.2))),
-    3: (
-        ((-0.31, 0.0), (0.0, 0.0), (0.31, 0.0)),
-        ((0.0, -0.22), (-0.25, 0.21), (0.25, 0.21)),
-        ((-0.28, -0.28), (0.0, 0.0), (0.28, 0.28)),
-    ),
-    4: (
-        ((-0.23, -0.23), (-0.23, 0.23), (0.23, -0.23), (0.23, 0.23)),
-        ((0.0, -0.3), (-0.3, 0.0), (0.3, 0.0), (0.0, 0.3)),
-    ),
-    5: (
-        ((-0.28, -0.28), (-0.28, 0.28), (0.0, 0.0), (0.28, -0.28), (0.28, 0.28)),
-        ((0.0, -0.31), (-0.3, -0.09), (0.3, -0.09), (-0.18, 0.26), (0.18, 0.26)),
-    ),
+LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
+    2: ((-0.24, 0.0), (0.24, 0.0)),
+    3: ((0.0, -0.22), (-0.25, 0.21), (0.25, 0.21)),
+    4: ((-0.23, -0.23), (0.23, -0.23), (-0.23, 0.23), (0.23, 0.23)),
+    5: ((-0.28, -0.28), (0.28, -0.28), (0.0, 0.0), (-0.28, 0.28), (0.28, 0.28)),
 }
-"""Rows, triangles, rings, faces of a die: from the centre in image widths; also mirrored and turned."""
+"""One figure for each number, from the centre in image widths. With several, a model of one step draws their
+mean, in which nothing can be counted."""
 
 
 def place_of(scene: Still, index: int) -> tuple[float, float, float]:
@@ -54,20 +45,13 @@ def place_of(scene: Still, index: int) -> tuple[float, float, float]:
 
 
 def _arranged(groups: Sequence[Group], generator: Generator, jitter: float) -> tuple[Tensor, Tensor]:
-    """Centres [B, 5, 2] (unused rows far outside) and radii [B] that keep the things of a group apart."""
+    """Centres [B, 5, 2] (unused rows far outside) and radii [B] that keep the things of a group apart:
+    the figure stretched and moved a little, and each thing in it."""
     offsets = torch.full((len(groups), COUNTS[-1], 2), torch.nan)
     for row, group in enumerate(groups):
-        layouts = LAYOUTS[group.count]
-        choice = int(torch.randint(len(layouts) + 1, (), generator=generator))
-        if choice < len(layouts):
-            at = torch.tensor(layouts[choice])
-            at = at + uniform((group.count, 2), -0.01, 0.01, generator) * jitter
-            at = at * (torch.randint(2, (2,), generator=generator) * 2 - 1)
-            at = at.flip(1) if torch.randint(2, (), generator=generator) else at
-        else:
-            cell = torch.randperm(9, generator=generator)[: group.count]
-            at = torch.stack([cell % 3 - 1, cell // 3 - 1], 1) * 0.32
-            at = at + uniform((group.count, 2), -0.02, 0.02, generator) * jitter
+        at = torch.tensor(LAYOUTS[group.count]) * (1 + uniform((2,), -0.1, 0.1, generator) * jitter)
+        at = at + uniform((2,), -0.03, 0.03, generator) * jitter
+        at = at + uniform((group.count, 2), -0.012, 0.012, generator) * jitter
         offsets[row, : group.count] = at
     apart = (offsets.unsqueeze(1) - offsets.unsqueeze(2)).abs().nan_to_num(9.0)
     apart = apart + 9 * torch.eye(COUNTS[-1]).unsqueeze(-1)

@@ -48,6 +48,8 @@ def test_smoke_training_learns_exports_and_reloads(tmp_path):
     assert images.shape == (1, 3, 64, 64)
     assert torch.isfinite(images).all()
     assert "4 steps" in json.loads((tmp_path / "weights" / "metrics.json").read_text())
+    words = json.loads((tmp_path / "weights" / "tokenizer" / "tokenizer.json").read_text())
+    assert words["padding"] is None is words["truncation"], "as its last caller had wanted them"
 
 
 def test_a_stopped_stage_continues_to_the_same_weights(tmp_path, monkeypatch):

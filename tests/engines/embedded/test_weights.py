@@ -183,3 +183,4 @@ def test_suggestions_are_what_the_canvas_expects():
     assert all(len(c) == 7 and c.startswith("#") for c in suggestions["palette"])
     assert suggestions["native_size"] in (128, 256)
     assert suggestions["max_good_steps"] == 4
+    assert suggestions["knows"], "what the page says of a model that does not know cats"
