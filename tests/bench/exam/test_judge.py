@@ -26,12 +26,12 @@ def questions() -> list[Question]:
 
 @pytest.mark.parametrize("side", [128, 256])
 def test_the_judge_is_right_about_renders(judging, questions, side):
-    """Of the whole papers it is 99 to 100 %; see bench/README.md."""
+    """Of the whole papers it is 98 to 100 %; see bench/README.md. One of the few asked here may be wrong."""
     marks = tally(judging.marks(drawn(questions, side, 2), questions))
     for what, (names, _) in BARS.items():
         right, asked = pooled(marks, names)
         assert asked >= 12, what
-        assert right >= 0.96 * asked, (what, right, asked)
+        assert right >= min(0.96 * asked, asked - 1), (what, right, asked)
     for mark, (right, asked) in marks.items():
         assert right >= 0.7 * asked, (mark, right, asked)
 
