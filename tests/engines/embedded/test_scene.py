@@ -133,7 +133,7 @@ def test_every_sky_and_ground_is_trained():
 def test_the_things_of_a_group_can_be_counted(count):
     groups = [Group(shape, "red", count, "white") for shape in SHAPES] * 8
     for picture in render(groups, 128, torch.Generator().manual_seed(count)):
-        reddish = picture[0] - picture[1] > 0.25
+        reddish = picture[0] - picture[1] > 0.15  # no tip of a star stands alone
         assert parts(reddish) == count
 
 
