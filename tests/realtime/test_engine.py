@@ -199,7 +199,7 @@ async def test_a_slow_start_is_no_hang():
 
 async def test_the_cpu_engine_gets_the_settings_glibc_reads_only_at_start(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    given = child._environment(Settings(model="embedded", device="cpu", threads=2))
+    given = child.environment(Settings(model="embedded", device="cpu", threads=2))
     assert given["MALLOC_MMAP_THRESHOLD_"] == str(4 << 30)
     assert given["OMP_NUM_THREADS"] == "3", "what the user has set wins"
-    assert "MALLOC_TOP_PAD_" not in child._environment(Settings(model="embedded", device="cuda"))
+    assert "MALLOC_TOP_PAD_" not in child.environment(Settings(model="embedded", device="cuda"))
