@@ -200,3 +200,6 @@ def test_httpx_takes_a_server_that_serves_with_it(made: Certificates):
         ):
             tls.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert tls.recv(100).startswith(b"HTTP/1.1 200")
+            assert tls.version() == "TLSv1.3"
+            assert tls.session is not None
+            assert not tls.session.has_ticket, "what fal-client's two threads would trip over"
