@@ -13,8 +13,8 @@ import gc
 import resource
 import signal
 import socket
-import ssl
 import sqlite3
+import ssl
 import sys
 import threading
 import time
