@@ -37,7 +37,7 @@ def command(*arguments: object, **given: str) -> subprocess.CompletedProcess[str
 def test_a_rehearsal_measures_most_valuable_first_and_a_second_run_goes_on(tmp_path: Path):
     out = tmp_path / "gpu.json"
     said = []
-    for budget in (25, 45):
+    for budget in (12, 22):
         done = command(
             *("-m", "bench", "gpu", "--tiny", "--device", "cpu", "--budget", budget),
             *("--out", out, "--folder", tmp_path / "built"),
