@@ -28,7 +28,7 @@ $(VENV)/.test: $(VENV)/.engine $(wildcard tests/*/package.json tests/*/package-l
 	@$(PIP) -e '.[engine,test]'
 	@$(BIN)/python -m tests.browser.install && touch $@ || test $$? -eq 75
 
-test: $(VENV)/.test  ## everything that fits a laptop; about ten minutes on two cores
+test: $(VENV)/.test  ## everything that fits a laptop; about a quarter of an hour on two cores
 	$(BIN)/python -m pytest $(ARGS)
 
 faults: $(VENV)/.test  ## 200 random kill -9 of gateway and engine over 500 queued requests; about ten minutes
