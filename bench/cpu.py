@@ -113,15 +113,15 @@ def figures(quick: bool, tick: Tick) -> Result:
 
 def _start(module: list[str], kept: bool) -> subprocess.Popen[str]:
     """python -m these words; kept: as of Way."""
-    from realtime.child import _environment
+    from realtime.child import environment
     from realtime.settings import Settings
 
-    environment = dict(os.environ)
+    given = dict(os.environ)
     if kept:
-        environment = _environment(Settings(device="cpu", model="embedded"))
+        given = environment(Settings(device="cpu", model="embedded"))
     return subprocess.Popen(
         [sys.executable, "-m", *module],
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=given | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
