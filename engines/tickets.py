@@ -74,7 +74,7 @@ class Tickets:
 
     def cancel(self, tickets: Iterable[int]) -> None:
         """Nobody waits for these. Unknown ones are ignored."""
-        tickets = [ticket for ticket in tickets if ticket in self._drawings]
+        tickets = [ticket for ticket in dict.fromkeys(tickets) if ticket in self._drawings]
         self.ends["cancelled"] += len(tickets)
         self._schedule.cancel(tickets)
         for ticket in tickets:

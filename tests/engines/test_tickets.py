@@ -61,7 +61,7 @@ WAYS: dict[str, tuple[Callable[[Tickets, int], Any], list[Any]]] = {
         [Refused(1, "invalid", "why", "prompt")],
     ),
     "superseded": (lambda tickets, ticket: tickets.supersede([ticket]), [Dropped(1, "superseded")]),
-    "cancelled": (lambda tickets, ticket: tickets.cancel([ticket, 77]), []),
+    "cancelled": (lambda tickets, ticket: tickets.cancel([ticket, 77, ticket]), []),
 }
 
 
