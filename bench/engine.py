@@ -173,7 +173,8 @@ def draw(engine: Any, jobs: list[Job], batch: int) -> list[Image.Image]:
             return [Image.open(io.BytesIO(files[ticket])) for ticket in range(len(jobs))]
         start = time.monotonic()
         engine.step([rows[ticket] for ticket, _ in call.rows], call.bucket)
-        finished = [ticket for ticket, _ in schedule.stepped(call, time.monotonic() - start)]
+        finished = [ticket for ticket, _ in schedule.stepped(call)]
+        schedule.took(call, time.monotonic() - start)
         for ticket, pixels in zip(finished, engine.decode([rows[t] for t in finished]), strict=True):
             files[ticket], _ = engine.encode(rows.pop(ticket), pixels, jobs[ticket])
 

@@ -52,6 +52,18 @@ class FakeRow:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FakeCall:
+    """One on a device that overlaps: it begins when the one before it ends."""
+
+    seconds: float
+    end: float  # by time.monotonic()
+
+    def wait(self) -> float:
+        time.sleep(max(0.0, self.end - time.monotonic()))
+        return self.seconds
+
+
 class Fake:
     def __init__(
         self,
@@ -73,6 +85,7 @@ class Fake:
         self.buckets = (int(places),) if places else fitting[-1:] if deterministic else fitting
         self.base_ms, self.row_ms, self.vae_ms, self.load_s = base_ms, row_ms, vae_ms, load_s
         self.rows_ms, self.overlaps, self.budget = rows_ms, bool(overlaps), int(kept_mb * 1e6)
+        self._free = 0.0  # when a device that overlaps has done all it was given
         side = int(size)
         self.models = [
             Model(
@@ -111,7 +124,7 @@ class Fake:
     def knows(self, job: Job) -> bool:
         return not self.rows_ms
 
-    def rows(self, job: Job, inputs: Any, ahead: bool = False) -> list[FakeRow]:
+    def rows(self, job: Job, inputs: Any) -> list[FakeRow]:
         if job.prompt.startswith("!fault"):
             raise Fault("invalid", "this prompt asks for a fault", "prompt")
         if self.rows_ms:
@@ -119,13 +132,18 @@ class Fake:
         lane, steps, _ = self.lane(job)
         return [FakeRow(job, index, inputs, lane, steps) for index in range(job.count)]
 
-    def step(self, rows: Sequence[FakeRow], bucket: int) -> None:
-        if self.base_ms or self.row_ms:  # a sleep of nothing still gives the interpreter away
-            time.sleep((self.base_ms + self.row_ms * bucket) / 1e3)
+    def launch(self, rows: Sequence[FakeRow], bucket: int) -> FakeCall | None:
+        seconds = (self.base_ms + self.row_ms * bucket) / 1e3
+        if seconds and not self.overlaps:  # a sleep of nothing still gives the interpreter away
+            time.sleep(seconds)
         for row in rows:
             if row.position == 0 and row.job.prompt.startswith("!"):
                 _misbehave(row.job.prompt)
             row.position += 1
+        if not self.overlaps:
+            return None
+        self._free = max(self._free, time.monotonic()) + seconds
+        return FakeCall(seconds, self._free)
 
     def decode(self, rows: Sequence[FakeRow]) -> list[Colour]:
         if self.vae_ms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 from collections.abc import Iterator
@@ -21,12 +22,17 @@ class Inbox:
     def put(self, message: Any) -> None:
         self._line.put(message)
 
-    def take(self, wait: bool) -> Iterator[Any]:
-        """What is here by now; with `wait`, sleep until there is something. What comes meanwhile is for the
-        next boundary: an inbox that fills as fast as it is read must not stop the steps."""
-        waited = [self._line.get()] if wait else []
-        for _ in range(self._line.qsize() + wait):
-            yield waited.pop() if waited else self._line.get()
+    def take(self, wait_s: float) -> Iterator[Any]:
+        """What is here by now; if that is nothing, sleep until something is, so long at most. What comes
+        meanwhile is for the next boundary: an inbox that fills as fast as it is read must not stop the
+        steps."""
+        if wait_s > 0 and self._line.empty():
+            try:
+                yield self._line.get(timeout=None if wait_s == math.inf else wait_s)
+            except queue.Empty:
+                return
+        for _ in range(self._line.qsize()):
+            yield self._line.get()
 
     def run(self) -> None:
         """Read the link. Returns at its end, or with OSError: a reset, as it left replies unread. Raises

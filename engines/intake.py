@@ -44,9 +44,12 @@ class Intake:
         """Requests with rows before their turn."""
         return len(self._ahead)
 
-    def skips(self, job: Job) -> bool:
-        """Whether there is nothing to do before its turn."""
-        return job.image is None and (not self._pipeline.overlaps or self._pipeline.knows(job))
+    def skips(self, job: Job, idle: bool) -> bool:
+        """Whether there is nothing to do before its turn. idle: the device is, and a thread would only come
+        in between."""
+        if job.image is not None:
+            return False
+        return not self._pipeline.overlaps or (idle and self._pipeline.knows(job))
 
     def prepare(self, drawing: Drawing) -> None:
         """Begin; the inbox is told what came of it, as Prepared."""
@@ -86,7 +89,7 @@ class Intake:
             if not drawing.over:
                 inputs = self._pipeline.decode_inputs(job)
             if ahead and not drawing.over:
-                rows = list(self._pipeline.rows(job, inputs, ahead=True))
+                rows = list(self._pipeline.rows(job, inputs))
         except Fault as found:
             fault = found
         self._inbox.put(Prepared(drawing, time.monotonic() - began, inputs, rows, fault))

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from engines.messages import Job, Model
 from engines.pipeline import Fault, Unloadable
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.safety import Safety
-from engines.streams import Mark, Streams
+from engines.streams import Lap, Mark, Streams
 from engines.text import Embedding, Text
 from engines.vae import Posterior, Vae
 
@@ -251,16 +251,16 @@ class Lcm:
             known = self.text.knows(job.negative_prompt, negative=True)
         return known
 
-    def rows(self, job: Job, inputs: Inputs | None, ahead: bool = False) -> list[LcmRow]:
+    def rows(self, job: Job, inputs: Inputs | None) -> list[LcmRow]:
         lane, steps, slots = self.lane(job)
         timings: dict[str, float] = {"text": 0.0, "vae_encode": 0.0, "vae": 0.0}
-        with self._refusing(), self.streams.entering() if ahead else nullcontext():
+        # Not in the line of steps, whoever calls: copying to the device would wait for the call that runs.
+        with self._refusing(), self.streams.entering():
             embedding = self.text.embed(job.prompt, timings)
             negative = self.text.embed(job.negative_prompt, timings, negative=True) if slots == 2 else None
-            if ahead:  # what was called is not yet done
-                began = time.perf_counter()
-                self.streams.lent(_words(embedding, negative))
-                timings["text"] += time.perf_counter() - began
+            began = time.perf_counter()
+            self.streams.lent(_words(embedding, negative))  # what was called may not yet be done
+            timings["text"] += time.perf_counter() - began
             read = {"prompt": embedding, "negative prompt": negative}
             warnings = tuple(f"the {name} {words.cut}" for name, words in read.items() if words and words.cut)
             posterior = None
@@ -293,8 +293,7 @@ class Lcm:
                         warnings=warnings,
                     )
                 )
-            if ahead:
-                self.streams.lent(tensor for row in rows for tensor in _given(row))
+            self.streams.lent(tensor for row in rows for tensor in _given(row))
         return rows
 
     def _plan(
@@ -357,11 +356,19 @@ class Lcm:
 
     # ---- many rows ----
 
-    def step(self, rows: Sequence[LcmRow], bucket: int) -> None:
+    def launch(self, rows: Sequence[LcmRow], bucket: int) -> Lap | None:
+        lap = self.streams.lap()
         failed = self._step(rows, bucket)
-        self.streams.beat()
+        if failed or lap is None:
+            self.streams.beat()
         if failed:
             raise Fault("out_of_memory", NO_MEMORY, rows=failed)
+        return None if lap is None else lap.end()
+
+    def step(self, rows: Sequence[LcmRow], bucket: int) -> None:
+        """`launch`, and wait for it."""
+        if (running := self.launch(rows, bucket)) is not None:
+            running.wait()
 
     def _step(self, rows: Sequence[LcmRow], bucket: int) -> list[LcmRow]:
         """The rows that did not fit. A call that does not fit is halved until a single row does not."""

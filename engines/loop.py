@@ -4,6 +4,7 @@
     intake     pictures of a job -> pixels; and on to rows, in the loop's place, where the device makes
                them beside the next call                                    (a pool)
     loop       inbox -> schedule -> rows -> UNet call -> outlet             (the main thread)
+    watcher    a UNet call that the device has been given -> its end        (a thread)
     previews   rows between two steps -> JPEG, for those who asked          (a thread)
     outlet     rows -> VAE decode, in the loop's place, where the device does it beside the next call;
                pixels -> JPEG, PNG, WebP -> answers                         (decoder, and a pool)
@@ -36,6 +37,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
@@ -44,13 +46,15 @@ from engines.cost import Cost
 from engines.drawing import Drawing
 from engines.inbox import Inbox
 from engines.intake import Intake, Prepared
+from engines.line import Line
 from engines.link import LinkError, pack
 from engines.mailbox import Request
 from engines.messages import Cancel, Done, Message, Ping, Pong, Progress, Ready, Started, Submit
 from engines.outbox import Outbox
 from engines.outlet import Decoded, Finished, Outlet
 from engines.outlook import vae
-from engines.pipeline import Fault, Pipeline, Unloadable
+from engines.pipeline import Fault, Pipeline, Running, Unloadable
+from engines.pool import Pool
 from engines.previews import Previews
 from engines.recorder import Recorder
 from engines.schedule import Call
@@ -61,6 +65,15 @@ from engines.tiers import Tiers
 TRANSIT_S = 0.010  # of a reply from here through the gateway to a client nearby
 REPLY = "reply"  # the work of making one out of pixels
 COUNTERS = ("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", "settled")
+
+
+@dataclass(slots=True)
+class Stepped:
+    """A call and the rows (ticket, image) it finishes. To the loop, from the watcher: it has ended."""
+
+    call: Call
+    finished: list[tuple[int, int]]
+    said: dict[str, float]  # its seconds and rows, in the account of every drawing that has one in it
 
 
 class Loop:
@@ -82,6 +95,8 @@ class Loop:
         self.inbox, self.outbox = Inbox(sock), Outbox(sock)
         self.threads = pool
         self.cost = Cost()
+        self._line: Line[Stepped] = Line()
+        self._watcher = Pool(1, "watcher", self._fatal)
         self._settling: deque[Drawing] = deque()  # through another decoder or as another file, and only that
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._busy_s = 0.0
@@ -104,8 +119,11 @@ class Loop:
         self._send(Ready(os.getpid(), self.pipeline.models, started_s))
         working = False
         while True:
-            self._take(wait=not working)
-            working = self._boundary()
+            working = self._take(self._line.rest(time.monotonic()) if working else math.inf) or working
+            self._prepare()
+            if working and not self._line.rest(time.monotonic()):
+                working = self._boundary()
+                self._prepare()
 
     def _load(self) -> dict[str, float]:
         """Seconds by stage."""
@@ -126,8 +144,10 @@ class Loop:
 
     # ---- what comes in ----
 
-    def _take(self, wait: bool) -> None:
-        for message in self.inbox.take(wait):
+    def _take(self, wait_s: float) -> bool:
+        """Whether there was anything."""
+        message = None
+        for message in self.inbox.take(wait_s):
             match message:
                 case Submit():
                     self._submit(message)
@@ -137,12 +157,15 @@ class Loop:
                     self._send(Pong(message.number, self._stats()))
                 case Prepared():
                     self._ready(message)
+                case Stepped():
+                    self._stepped(self._line.done())
                 case Decoded():
                     self._decoded(message)
                 case Finished():
                     self._finish(message)
                 case _:
                     raise LinkError(f"{type(message).__name__} is no message to an engine")
+        return message is not None
 
     def _submit(self, submit: Submit) -> None:
         job = submit.job
@@ -181,7 +204,8 @@ class Loop:
             background=submit.background,
             vae=job.vae,
         )
-        self.tickets.supersede(self.schedule.submit(request, ready=self.intake.skips(job)))
+        skips = self.intake.skips(job, idle=not self.schedule.running)
+        self.tickets.supersede(self.schedule.submit(request, ready=skips))
 
     def _deadline(self, submit: Submit) -> float:
         """By when it must be decoded for its reply to arrive in time; admission fills all that is allowed."""
@@ -222,19 +246,21 @@ class Loop:
 
         Of the frames that only settle, one: a session can ask for them as fast as they are answered.
         """
-        for ticket in self.schedule.prepare():
-            self.recorder.begin(ticket)
-            self.intake.prepare(self.tickets[ticket])
-        admission = self.schedule.admit(time.monotonic())
+        began = time.monotonic()
+        admission = self.schedule.admit(self._line.starts(began))
         self.tickets.supersede(admission.superseded)
         for ticket in admission.begin:
             self._begin(ticket)
         call = self.schedule.call()
         if call is not None:
-            finished = self._step(call)
-            self.outlet.leave([(self.tickets[ticket], image) for ticket, image in finished])
+            self._step(call, began)
         settled = self._settle()
         return call is not None or settled
+
+    def _prepare(self) -> None:
+        for ticket in self.schedule.prepare():
+            self.recorder.begin(ticket)
+            self.intake.prepare(self.tickets[ticket])
 
     def _settle(self) -> bool:
         """The frame that has waited longest for a decoder alone, if there is one."""
@@ -260,24 +286,24 @@ class Loop:
         if drawing.submit.watch:
             self._send(Started(ticket))
 
-    def _step(self, call: Call) -> list[tuple[int, int]]:
-        """One UNet call. Returns the (ticket, image) that are finished and not at fault."""
+    def _step(self, call: Call, boundary: float) -> None:
+        """One UNet call, given to the device by a boundary that began then."""
         drawings = [self.tickets[ticket] for ticket, _ in call.rows]
         rows = [drawing.rows[image] for drawing, (_, image) in zip(drawings, call.rows, strict=True)]
         faulty: Fault | None = None
+        running: Running | None = None
         began = time.monotonic()
         try:
-            self.pipeline.step(rows, call.bucket)
+            running = self.pipeline.launch(rows, call.bucket)
         except Fault as fault:
             faulty = fault
-        seconds = time.monotonic() - began
-        said: dict[str, float] = {"seconds": seconds, "batch": len(rows)}
+        now = time.monotonic()
+        said: dict[str, float] = {"seconds": now - began, "batch": len(rows)}
         for drawing in set(drawings):
             drawing.stepped(said)
-        self._busy_s += seconds
         for name, more in (("steps", 1), ("rows", len(rows)), ("slots", call.bucket), ("taken", call.slots)):
             self._counts[name] += more
-        finished = self.schedule.stepped(call, seconds)
+        finished = self.schedule.stepped(call)
         if faulty is not None:
             at_fault = {id(row) for row in faulty.rows or rows}
             for (ticket, _), row in zip(call.rows, rows, strict=True):
@@ -286,7 +312,26 @@ class Loop:
         for drawing, (_, image) in zip(drawings, call.rows, strict=True):
             if drawing.submit.watch == "steps":
                 self.previews.after_step(drawing, image)
-        return [(ticket, image) for ticket, image in finished if ticket in self.tickets]
+        stepped = Stepped(call, finished, said)
+        if running is None:
+            self._stepped(stepped)
+        else:
+            self._line.give(stepped, boundary, now, call.seconds)
+            self._watcher.submit(self._watch, stepped, running)
+
+    def _watch(self, stepped: Stepped, running: Running) -> None:
+        """On the watcher."""
+        stepped.said["seconds"] = running.wait()
+        self.inbox.put(stepped)
+
+    def _stepped(self, stepped: Stepped) -> None:
+        """A call has ended: its rows that are finished, and that somebody wants, leave."""
+        seconds = stepped.said["seconds"]
+        self._busy_s += seconds
+        self.schedule.took(stepped.call, seconds)
+        self.outlet.leave(
+            [(self.tickets[ticket], image) for ticket, image in stepped.finished if ticket in self.tickets]
+        )
 
     # ---- the link ----
 

@@ -39,11 +39,18 @@ class Row(Protocol):
     timings: dict[str, float]  # seconds spent for this row outside steps: text, vae_encode, vae
 
 
+class Running(Protocol):
+    """A UNet call that the device has been given."""
+
+    def wait(self) -> float:
+        """Until the device has finished it: the seconds it took there. Any thread."""
+
+
 class Pipeline(Protocol):
     models: list[Model]
     buckets: tuple[int, ...]  # slots a call may have, ascending; a single one when deterministic
     budget: int  # bytes of what sessions were shown that the loop may keep, for frames that come again
-    overlaps: bool  # after `load`: a decode on another thread runs beside the steps and not between them
+    overlaps: bool  # after `load`: what other threads call runs beside the steps and not between them
 
     def load(self, progress: Callable[[str, float, float, str], None]) -> None:
         """Import, load, warm. progress(stage, done, total, text): messages.Progress. Raises Unloadable."""
@@ -60,16 +67,18 @@ class Pipeline(Protocol):
     def knows(self, job: Job) -> bool:
         """Whether `rows` of this job without an image take next to no time: its prompt was encoded before."""
 
-    def rows(self, job: Job, inputs: Any, ahead: bool = False) -> list[Row]:
+    def rows(self, job: Job, inputs: Any) -> list[Row]:
         """`job.count` rows ready for their first step: embeddings, init latents, noise. Raises Fault.
 
-        ahead: called on a pool, beside the steps; only where the device overlaps.
+        Thread-safe where the device overlaps; called on a pool there, beside the steps.
         """
 
-    def step(self, rows: Sequence[Row], bucket: int) -> None:
+    def launch(self, rows: Sequence[Row], bucket: int) -> Running | None:
         """One UNet call over rows of one lane, padded to `bucket` slots; advances every row.
 
-        Returns when the device has finished. Raises Fault naming the rows that could not be advanced.
+        None: it is done. Where the device overlaps it may just have begun, and whatever is called for these
+        rows later comes after it. Raises Fault naming the rows that could not be advanced; then the call is
+        done for the others.
         """
 
     def decode(self, rows: Sequence[Row]) -> list[Any | Fault]:

@@ -3,8 +3,9 @@
 The unit of scheduling is one UNet call, so the engine asks at every step boundary:
 
     admit(now)      newcomers that join now            (the loop prepares their rows)
-    call()          the lane, rows and bucket to run   (the loop runs them)
-    stepped(...)    what that call finished
+    call()          the lane, rows and bucket to run   (the loop has the device run them)
+    stepped(call)   what that call finishes            (the next boundary may come while it runs)
+    took(...)       the seconds it took
 
 Policy, in order of force:
  1. One lane per call; every row of the lane that has been admitted is in its call.
@@ -51,6 +52,9 @@ class Call:
     rows: list[tuple[int, int]]  # (ticket, image)
     slots: int  # places the rows take
     bucket: int  # places the call has
+    weight: float = 1.0  # of all who draw in its lane
+    seconds: float = 0.0  # it will take, as far as is known
+    background: bool = False  # as Request
 
 
 class Schedule:
@@ -184,7 +188,10 @@ class Schedule:
         slots = sum(held.request.slots * len(held.left) for held in self._lanes[lane].values())
         if longest < math.inf:
             rows, slots = self._first(lane, longest)
-        return Call(lane, rows, slots, bucket(slots, self.buckets))
+        drawing = [held.request for held in self._lanes[lane].values()]
+        weight, background = sum(request.weight for request in drawing), drawing[0].background
+        places = bucket(slots, self.buckets)
+        return Call(lane, rows, slots, places, weight, self.cost.predict(lane, places), background)
 
     def _first(self, lane: str, longest: float) -> tuple[list[tuple[int, int]], int]:
         """(rows, slots) of the longest drawing of a lane that fit into such a call; one in any case."""
@@ -200,13 +207,10 @@ class Schedule:
                 slots += held.request.slots
         return rows, slots
 
-    def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
-        """The call is done and took `seconds`. Returns the rows it finished."""
-        self.cost.observe(call.lane, call.bucket, seconds)
-        self._alone_s.clear()
+    def stepped(self, call: Call) -> list[tuple[int, int]]:
+        """The call is done, or will be before any other. Returns the rows it finishes. `took` follows."""
+        self._lanes_paid.charge(call.lane, call.seconds, call.weight)
         drawing = self._lanes[call.lane]
-        weight = sum(held.request.weight for held in drawing.values())
-        self._lanes_paid.charge(call.lane, seconds, weight)
         self._lane_turn[call.lane] = self._boundary
         finished = []
         for ticket, image in call.rows:
@@ -218,6 +222,12 @@ class Schedule:
         for ticket in {ticket for ticket, _ in finished}:
             self._end(drawing[ticket])
         return finished
+
+    def took(self, call: Call, seconds: float) -> None:
+        """What it has cost, and not what was thought."""
+        self.cost.observe(call.lane, call.bucket, seconds)
+        self._alone_s.clear()
+        self._lanes_paid.charge(call.lane, seconds - call.seconds, call.weight)
 
     # ---- what can be asked ----
 

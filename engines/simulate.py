@@ -137,7 +137,9 @@ def simulate(
         now += seconds
         out.calls += 1
         out.rows += len(call.rows)
-        for ticket, _ in schedule.stepped(call, seconds):
+        finished = schedule.stepped(call)
+        schedule.took(call, seconds)
+        for ticket, _ in finished:
             now += device.vae
             out.latencies.append(now - frames[ticket].received)
             out.by_session[frames[ticket].session] += 1

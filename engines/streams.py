@@ -26,6 +26,24 @@ class Mark:
     event: torch.cuda.Event | None = None
 
 
+class Lap:
+    """What a thread calls from here on, in its line, until `end`."""
+
+    def __init__(self) -> None:
+        self._begin = torch.cuda.Event(enable_timing=True)
+        self._end = torch.cuda.Event(enable_timing=True, blocking=True)
+        self._begin.record()
+
+    def end(self) -> Lap:
+        self._end.record()
+        return self
+
+    def wait(self) -> float:
+        """Until the device has done it: the seconds it took there. Only this thread waits, asleep."""
+        self._end.synchronize()
+        return float(self._begin.elapsed_time(self._end)) / 1e3
+
+
 class Streams:
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -41,6 +59,10 @@ class Streams:
             torch.cuda.synchronize(self.device)
             self._steps = torch.cuda.Stream(self.device)
             torch.cuda.set_stream(self._steps)
+
+    def lap(self) -> Lap | None:
+        """Begins here, in this thread's line; None where there is one line for all."""
+        return Lap() if self.overlap else None
 
     def beat(self) -> None:
         """Wait for what this thread has called, and nothing else: seconds around a call are true with it."""

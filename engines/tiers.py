@@ -59,10 +59,18 @@ class Tiers:
         due = self._owed >= self.background.cost.predict(behind.lane, behind.bucket)
         return behind if due else call
 
-    def stepped(self, call: Call, seconds: float) -> list[tuple[int, int]]:
+    def stepped(self, call: Call) -> list[tuple[int, int]]:
         of = self._of(call.rows[0][0])
+        self._charge(of, call.seconds)
+        return of.stepped(call)
+
+    def took(self, call: Call, seconds: float) -> None:
+        of = self.background if call.background else self.live
+        self._charge(of, seconds - call.seconds)
+        of.took(call, seconds)
+
+    def _charge(self, of: Schedule, seconds: float) -> None:
         self._owed += seconds * SHARE - (seconds if of is self.background else 0.0)
-        return of.stepped(call, seconds)
 
     @property
     def waiting(self) -> int:

@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -291,10 +292,16 @@ def gather(columns: Mapping[str, Sequence[Tensor] | Sequence[int]], into: Batch 
         if isinstance(column[0], Tensor):
             made[name] = torch.stack(list(column), out=slots)  # type: ignore[arg-type]  # by its first one
         elif slots is not None:
-            slots.copy_(torch.tensor(column))
+            slots.copy_(_numbers(tuple(column), device))  # type: ignore[arg-type]
         else:
-            made[name] = torch.tensor(column, device=device)
+            made[name] = _numbers(tuple(column), device)  # type: ignore[arg-type]
     return Batch(**made) if into is None else into
+
+
+@lru_cache(maxsize=4096)
+def _numbers(column: tuple[int, ...], device: torch.device) -> Tensor:
+    """Never write to it. Kept, because a copy to the device waits for the call that runs there."""
+    return torch.tensor(column, device=device)
 
 
 def pooled_width(unet: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -24,9 +25,9 @@ class Watched(Fake):
         super().__init__(**given)
         self.threads: list[int] = []  # that rows were made on
 
-    def rows(self, job: Job, inputs: Any, ahead: bool = False) -> list[FakeRow]:
+    def rows(self, job: Job, inputs: Any) -> list[FakeRow]:
         self.threads.append(threading.get_ident())
-        return super().rows(job, inputs, ahead)
+        return super().rows(job, inputs)
 
 
 class Ends:
@@ -40,7 +41,7 @@ class Ends:
             self.intake.prepare(each)
         told: list[Prepared] = []
         while len(told) < len(drawings):
-            told.extend(self.inbox.take(True))
+            told.extend(self.inbox.take(math.inf))
         return told
 
 
@@ -103,14 +104,16 @@ def test_nothing_is_done_for_what_is_over():
 
 
 @pytest.mark.parametrize(
-    ("given", "image", "skips"),
+    ("given", "image", "idle", "skips"),
     [
-        ({}, None, True),
-        ({}, b"a picture", False),
-        ({"overlaps": 1}, None, True),
-        ({"overlaps": 1, "rows_ms": 1}, None, False),  # its prompt is new
-        ({"overlaps": 1}, b"a picture", False),
+        ({}, None, True, True),
+        ({}, None, False, True),
+        ({}, b"a picture", True, False),
+        ({"overlaps": 1}, None, True, True),
+        ({"overlaps": 1}, None, False, False),  # its rows are made beside the call that runs
+        ({"overlaps": 1, "rows_ms": 1}, None, True, False),  # its prompt is new
+        ({"overlaps": 1}, b"a picture", True, False),
     ],
 )
-def test_who_has_nothing_to_prepare_waits_for_nothing(given, image, skips):
-    assert Ends(**given).intake.skips(drawing(1, image=image).submit.job) == skips
+def test_who_has_nothing_to_prepare_waits_for_nothing(given, image, idle, skips):
+    assert Ends(**given).intake.skips(drawing(1, image=image).submit.job, idle) == skips

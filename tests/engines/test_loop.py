@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from engines.fake import colour_of
+from engines.fake import Fake, colour_of
 from engines.intake import AHEAD
 from engines.link import Decoder, pack
 from engines.messages import (
@@ -223,6 +223,47 @@ def test_a_device_that_overlaps_goes_on_while_rows_are_made():
         assert done.ticket == 2
         assert done.timings["inputs"] > 0.5, "it is told where the time went"
         assert done.timings["queue"] < 0.5
+
+
+def test_a_device_that_overlaps_is_no_reason_to_be_deaf():
+    with Process("fake:base_ms=2000,row_ms=0,vae_ms=0,rows_ms=1,overlaps=1") as engine:
+        engine.ready().send(submit(1, steps=1, watch="start"))
+        engine.until(Started)
+        engine.send(submit(2, steps=1, image=png()))
+        rows_made = 0.0
+        while not rows_made:
+            engine.send(Ping(1))
+            (pong,) = engine.until(Pong)
+            assert pong.stats["busy_s"] == 0, "the first call has not ended"
+            rows_made = pong.stats["ahead"]
+        engine.send(Cancel([1, 2]))
+
+
+class Watched(Fake):
+    """A device that overlaps, and how many calls it had when it was given another one."""
+
+    def __init__(self) -> None:
+        super().__init__(base_ms=20, row_ms=0, vae_ms=0, overlaps=1)
+        self.ends: list[float] = []
+        self.ahead: list[int] = []
+
+    def launch(self, rows: Any, bucket: int) -> Any:
+        now, call = time.monotonic(), super().launch(rows, bucket)
+        self.ahead.append(sum(end > now for end in self.ends))
+        self.ends.append(call.end)
+        return call
+
+
+def test_a_device_that_overlaps_is_given_the_next_call_before_it_has_done_the_last():
+    from bench.inside import closed
+
+    device = Watched()
+    frames = closed(device, lambda session, number: Job("a", number, 64, 64, steps=4), 3, 0.5, 0.0)
+    assert max(device.ahead) == 1, "the call that runs, and no other"
+    steps = [frame.timings["steps"] for frame in frames if frame.answered]
+    assert steps, "somebody was answered"
+    assert {len(calls) for calls in steps} == {4}
+    assert {call["seconds"] for calls in steps for call in calls} == {0.02}, "the device's, not the wait's"
 
 
 def test_a_device_that_overlaps_refuses_what_no_rows_can_be_made_of_and_goes_on():

@@ -26,8 +26,8 @@ class Cuda:
         self.streams += 1
         return Line(self, f"stream {self.streams}")
 
-    def Event(self, blocking: bool = False) -> Any:
-        return Event(self, blocking)
+    def Event(self, blocking: bool = False, enable_timing: bool = False) -> Any:
+        return Event(self, blocking, enable_timing)
 
     def set_stream(self, stream: Any) -> None:
         self.current = stream
@@ -60,8 +60,13 @@ class Line:
 
 
 class Event:
-    def __init__(self, cuda: Cuda, blocking: bool) -> None:
-        self.cuda, self.blocking, self.on = cuda, blocking, None
+    def __init__(self, cuda: Cuda, blocking: bool, timing: bool) -> None:
+        self.cuda, self.blocking, self.timing, self.on = cuda, blocking, timing, None
+
+    def elapsed_time(self, end: Event) -> float:
+        assert (self.timing, end.timing) == (True, True)
+        assert self.on is end.on is not None, "both lie in one line"
+        return 20.0  # ms
 
     def record(self) -> None:
         self.on = self.cuda.current
@@ -119,6 +124,16 @@ def test_the_leading_thread_gets_a_line_of_its_own_once_all_is_done(cuda: Cuda) 
     assert str(cuda.current) == "stream 3"
     streams.beat()
     assert cuda.diary[1:] == [("until", "stream 3")], "and never for the device"
+
+
+def test_a_lap_is_waited_for_asleep_by_any_thread_and_tells_the_devices_seconds(cuda: Cuda) -> None:
+    streams = Streams(torch.device("cuda"))
+    streams.lead()
+    lap = streams.lap()
+    assert lap is not None
+    assert lap.end().wait() == pytest.approx(0.020)
+    assert cuda.diary[1:] == [("asleep until", "stream 3")]
+    assert Streams(CPU).lap() is None
 
 
 def test_what_leaves_comes_after_its_mark_and_is_kept_until_it_has_left(cuda: Cuda) -> None:

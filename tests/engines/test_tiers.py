@@ -38,7 +38,8 @@ def boundary(plan: Tiers, now: float = 0.0) -> Call | None:
     plan.admit(now)
     call = plan.call()
     if call is not None:
-        plan.stepped(call, CALL_S + ROW_S * call.bucket)
+        plan.stepped(call)
+        plan.took(call, CALL_S + ROW_S * call.bucket)
     return call
 
 
@@ -199,7 +200,9 @@ def p99(call_s: float, row_s: float, sessions: int, rate: float, queue: int) -> 
             continue
         seconds = call_s + row_s * call.bucket
         now += seconds
-        for done, _ in plan.stepped(call, seconds):
+        finished = plan.stepped(call)
+        plan.took(call, seconds)
+        for done, _ in finished:
             if done >= 1_000_000:
                 drawn += 1
                 plan.submit(queued(ticket := ticket + 1, received=now))
@@ -232,7 +235,8 @@ def test_every_row_has_exactly_its_steps_in_any_mixture(kinds: list[tuple[bool, 
         assert call.slots <= call.bucket <= BUCKETS[-1]
         for row in call.rows:
             had[row] += 1
-        finished += plan.stepped(call, 0.02)
+        finished += plan.stepped(call)
+        plan.took(call, 0.02)
     assert had == wanted
     assert sorted(finished) == sorted(wanted)
     assert (plan.waiting, plan.running) == (0, 0)
