@@ -1,13 +1,15 @@
 """Models of published sizes with seeded random weights, made on the device that will run them.
 
-The work of a step is what the published weights cost; the pictures mean nothing. No tensor is zero, not
-even where training starts from zero (a ControlNet's outputs): matrices keep the variance of what goes
-through them, so that activations stay finite in half precision and every term reaches the picture.
-`tiny=True` gives the same structures in a size for a CPU.
+The work of a step is what the published weights cost; the pictures mean nothing, but are grey and of so
+little contrast that their files are as large as those of ordinary pictures (`exposed`): JPEG takes five
+times as long over noise. No tensor is zero, not even where training starts from zero (a ControlNet's
+outputs): matrices keep the variance of what goes through them, so that activations stay finite in half
+precision and every term reaches the picture. `tiny=True` gives the same structures in a size for a CPU.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -16,12 +18,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, LCMScheduler, UNet2DConditionModel
-from torch import Generator, nn
+from PIL import Image
+from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench import published
+from engines.pixels import written
+from engines.vae import Vae, levels
 
 META = torch.device("meta")
+ORDINARY = 0.15  # bytes a pixel of a JPEG as the engine writes it: 40 kB at 512 px
+SPREAD = 20.0  # deviation of latents as a random UNet leaves them after four steps
 
 
 def random_unet(
@@ -61,9 +68,9 @@ def random_vae(
     """layout: "kl" or "tiny"."""
     if layout == "tiny":
         config = published.SMALL_TINY_VAE if tiny else published.TINY_VAE
-        return _made(lambda: AutoencoderTiny(**config), device, dtype, seed)
+        return exposed(_made(lambda: AutoencoderTiny(**config), device, dtype, seed))
     config = (published.SMALL_KL if tiny else published.KL)[kind]
-    return _made(lambda: AutoencoderKL(**config), device, dtype, seed)
+    return exposed(_made(lambda: AutoencoderKL(**config), device, dtype, seed))
 
 
 def random_text_encoders(
@@ -183,3 +190,42 @@ def scatter(module: nn.Module, seed: int) -> None:
         if not name.endswith("position_ids"):
             raise RuntimeError(f"{type(module).__name__} has a buffer {name}, which nobody fills")
         buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand_as(buffer))
+
+
+@torch.no_grad()
+def exposed(vae: Any) -> Any:
+    """Scale the decoder's last convolution, in place, until a picture is grey on average and its JPEG takes
+    ORDINARY bytes a pixel. Operations stay what they are. On "meta" nothing is drawn."""
+    tiny = isinstance(vae, AutoencoderTiny)
+    last = vae.decoder.layers[-1] if tiny else vae.decoder.conv_out
+    if last.weight.is_meta:
+        return vae
+    gain, offset = (2.0, -1.0) if tiny else (1.0, 0.0)  # from the convolution to -1..1: DecoderTiny.forward
+    latents = SPREAD * torch.randn(
+        1, vae.config.latent_channels, 16, 16, generator=Generator().manual_seed(0)
+    )
+    exact = nn.Module.to(copy.deepcopy(vae), torch.float32)  # a CPU is slow in half precision
+    drawn = Vae(exact, 8).decode(latents.to(last.weight.device)).cpu()
+    grey = drawn.mean((0, 2, 3))
+    contrast = _contrast(drawn - grey[:, None, None])
+    last.weight.mul_(contrast)
+    last.bias.mul_(contrast).sub_(((contrast * (grey - offset) + offset) / gain).to(last.bias))
+    return vae
+
+
+def _contrast(picture: Tensor) -> float:
+    """By what to multiply a picture [1, 3, H, W] of mean 0 in -1..1, so that its file is of ordinary size."""
+    pixels = picture[0, 0].numel()
+
+    def grain(contrast: float) -> float:
+        return (_bytes(contrast * picture) - _bytes(0 * picture)) / pixels  # of a small file a header is much
+
+    low, high = 1e-4, 1e2
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if grain(middle) < ORDINARY else (low, middle)
+    return low
+
+
+def _bytes(picture: Tensor) -> int:
+    return len(written(Image.fromarray(levels(picture)[0].numpy()), "jpeg"))

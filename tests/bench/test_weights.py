@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
+from PIL import Image
 
 from bench import weights
+from bench.compare import COLOURS, coloured, pixels
+from bench.inside import pipeline
+from bench.subject import Subject
+from engines.pixels import written
+from engines.vae import Vae, levels
+
+pytestmark = pytest.mark.timeout(60)  # imports of torch and diffusers, on a busy machine
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 HALF = torch.float16
@@ -76,3 +85,42 @@ def test_a_checkpoint_is_a_model_to_diffusers_and_its_pictures_are_alive(
         assert image.isfinite().all()
         assert image.std() > 0.02
     assert (seen[0] - seen[1]).abs().mean() > 1e-4, "the prompt reaches the picture"
+
+
+@pytest.fixture(scope="module")
+def drawn() -> torch.Tensor:
+    """Latents of a picture of 512 px, as a random UNet leaves them after four steps: [1, 4, 64, 64]."""
+    subject = Subject("sd15", CPU, torch.float32, tiny=True, side=512)
+    engine = pipeline(subject, max_batch=1)
+    (row,) = engine.rows(subject.job(0, 4), None)
+    for _ in range(4):
+        engine.step([row], 1)
+    return row.latents[None]
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize(("layout", "tiny"), [("tiny", False), ("tiny", True), ("kl", True)])
+def test_a_random_picture_compresses_as_an_ordinary_one(
+    drawn: torch.Tensor, layout: str, tiny: bool, seed: int
+) -> None:
+    vae = Vae(weights.random_vae(layout, CPU, torch.float32, tiny=tiny, seed=seed), 8)
+    picture = levels(vae.decode(drawn))[0].numpy()
+    # 34 to 40 kB is what libjpeg-turbo makes of photographs of this size; noise of full contrast is 170 kB.
+    assert 0.1 < len(written(Image.fromarray(picture), "jpeg")) / 512**2 < 0.25
+    assert (abs(picture.astype(float).mean((0, 1)) - 128) < 32).all(), "grey, not black or white"
+
+
+def test_what_two_users_asked_for_can_be_told_apart() -> None:
+    subject = Subject("sd15", CPU, torch.float32, tiny=True)
+    engine = pipeline(subject, max_batch=2)
+    jobs = [coloured(subject, owner) for owner in COLOURS]
+    rows = [engine.rows(job, engine.decode_inputs(job))[0] for job in jobs]
+    for _ in range(rows[0].steps):
+        engine.step(rows, 2)
+    together = [engine.encode(row, engine.decode([row])[0], row.job)[0] for row in rows]
+    alone = engine.rows(jobs[0], engine.decode_inputs(jobs[0]))[0]
+    for _ in range(alone.steps):
+        engine.step([alone], 1)
+    mine, other = (pixels(file) for file in together)
+    found = pixels(engine.encode(alone, engine.decode([alone])[0], alone.job)[0])
+    assert np.abs(found - other).mean() > 5 * np.abs(found - mine).mean()
