@@ -102,6 +102,14 @@ def engine(quick: Quick = False, json: Json = None) -> None:
 
 
 @app.command()
+def host(quick: Quick = False, json: Json = None) -> None:
+    """The engine's loop beside a device that only takes time: what a GPU's host would leave unused."""
+    from bench.host import figures
+
+    _run(lambda tick: figures(quick, tick), publish=not quick, json=json)
+
+
+@app.command()
 def cpu(quick: Quick = False, json: Json = None) -> None:
     """The embedded model on a CPU by layout, precision and allocator: why the defaults are what they are."""
     from bench.cpu import figures
