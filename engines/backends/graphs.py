@@ -19,7 +19,8 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,7 +47,11 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """Where calls are run and recorded. All on one thread; results are in order with the current stream."""
+    """Where calls are run and recorded. One at a time; results are in order with the current stream."""
+
+    def turn(self, slot: Tensor) -> AbstractContextManager[None]:
+        """In here comes after all that came in here before, and may read `slot`. For calls of several threads
+        on streams of their own."""
 
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         """What `run` returns, the caller's to keep; run as it would be recorded."""
@@ -75,6 +80,18 @@ class Cuda:
         self._pool = torch.cuda.graph_pool_handle()
         self._alive: weakref.WeakSet[CudaGraph] = weakref.WeakSet()
         self._failed: torch.cuda.CUDAGraph | None = None
+        self._last: torch.cuda.Event | None = None  # the end of the last turn
+
+    @contextlib.contextmanager
+    def turn(self, slot: Tensor) -> Iterator[None]:
+        here = torch.cuda.current_stream(self._device)
+        if self._last is not None:
+            here.wait_event(self._last)
+        try:
+            yield
+        finally:
+            slot.record_stream(here)  # not the line it was made in, perhaps
+            self._last = here.record_event()
 
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         here = torch.cuda.current_stream(self._device)

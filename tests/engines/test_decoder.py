@@ -67,7 +67,7 @@ def test_calls_are_recorded_after_the_first_ones_and_all_give_the_same_levels(
         assert tapes.recorded == (turn >= WARM_UPS)
     for found, expected in kept:  # the first ones too: nothing is written to what was given away
         assert torch.equal(found, expected)
-    assert decoder.stats() == {"decodes_replayed": 3, "decodes_recorded": 1}
+    assert decoder.stats() == {"decodes_replayed": 3, "decodes_recorded": 1, "decodes_unfit": 0}
 
 
 def test_each_size_of_call_is_recorded_and_the_one_used_longest_ago_dropped(

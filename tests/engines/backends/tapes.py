@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -31,6 +32,15 @@ class Tapes:
         self.recorded, self.aside_calls, self.dropped = 0, 0, 0
         self.busy = False  # with something that no recording bears
         self.failing: list[RuntimeError] = []
+        self.turns = 0  # at once
+
+    @contextmanager
+    def turn(self, slot: Tensor) -> Iterator[None]:
+        self.turns += 1
+        try:
+            yield
+        finally:
+            self.turns -= 1
 
     def aside(self, run: Callable[[], Tensor]) -> Tensor:
         self.aside_calls += 1
