@@ -1,15 +1,20 @@
-"""Between pixels and latents, through a tiny autoencoder (TAESD's layout) or a KL autoencoder."""
+"""Between pixels and latents, through a tiny autoencoder (TAESD's layout) or a KL autoencoder.
+
+A tiny encoder is some seventy small kernels, and a live canvas brings a picture with every frame: it is
+replayed where steps are (engines/replays.py). Its decoder is a `Decoder`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from engines.backends.graphs import Recorder
 from engines.pixels import Pixels
+from engines.replays import Replays
 
 
 @dataclass(frozen=True)
@@ -26,22 +31,34 @@ class Posterior:
 
 
 class Vae:
-    def __init__(self, module: Any, scale: int) -> None:
-        """module: AutoencoderTiny or AutoencoderKL on its device. scale: pixels per latent, each way."""
+    def __init__(self, module: Any, scale: int, recorder: Recorder | None = None) -> None:
+        """module: AutoencoderTiny or AutoencoderKL on its device. scale: pixels per latent, each way.
+
+        recorder: for a tiny one's `encode`, and nobody else's; None records nothing.
+        """
         self.module, self.scale = module, scale
         self.factor: float = module.config.scaling_factor
         self.channels: int = module.config.latent_channels
         self.samples = hasattr(module.config, "down_block_types")  # KL: latents are drawn, not computed
+        self.encodes = Replays(self._latents, None if self.samples else recorder, "encodes")
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> Posterior:
-        """pixels: uint8 [H, W, 3], scaled to -1..1 as diffusers' VaeImageProcessor does."""
-        scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0).permute(2, 0, 1)[None] - 1.0
-        told = self.module.encode(scaled.to(self.module.device, self.module.dtype))
+        """pixels: uint8 [H, W, 3], scaled to -1..1 as diffusers' VaeImageProcessor does. Any thread."""
+        given = torch.tensor(pixels).to(self.module.device)  # a copy: numpy's may be read-only
         if not self.samples:
-            return Posterior(told.latents[0].float().cpu(), None, self.factor)
-        spread = told.latent_dist
+            return Posterior(self.encodes([given])[0].cpu(), None, self.factor)
+        spread = self._told(given[None]).latent_dist
         return Posterior(spread.mean[0].float().cpu(), spread.std[0].float().cpu(), self.factor)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        """Of a tiny one: uint8 [N, H, W, 3] to [N, C, h, w] float32, both on the device."""
+        latents: Tensor = self._told(pixels).latents
+        return latents.float()
+
+    def _told(self, pixels: Tensor) -> Any:
+        scaled = pixels.permute(0, 3, 1, 2).float().div_(255).mul_(2).sub_(1)
+        return self.module.encode(scaled.to(self.module.dtype))
 
     def sample(self, posterior: Posterior, generator: Generator) -> Tensor:
         """[C, h, w] float32 latents in the UNet's scale.

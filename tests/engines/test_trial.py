@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from engines.backends.program import Program
+from engines.decoder import developed
 from engines.trial import Trial
+from engines.vae import Vae
 from tests.engines import tiny
 from tests.engines.backends.small import SHAPE
 
@@ -92,3 +94,12 @@ def test_a_step_can_be_recorded(lcm: bool, xl: bool) -> None:
     shape = dataclasses.replace(SHAPE, text=width, features=tuple(sorted(ours.features)))
     batch = ours.empty(shape)
     assert objections(lambda: ours(*batch)) == []
+
+
+def test_a_tiny_encode_and_a_tiny_decode_can_be_recorded() -> None:
+    codec = Vae(there(tiny.tiny_vae()), 8)
+    pixels = torch.empty(1, 64, 64, 3, dtype=torch.uint8, device="meta")
+    assert objections(lambda: codec._latents(pixels)) == []
+    for count in (1, 4):
+        latents = torch.empty(count, 4, 8, 8, device="meta")
+        assert objections(lambda given=latents: developed(codec, given)) == []
