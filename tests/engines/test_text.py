@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline
 
+from engines.backends.graphs import WARM_UPS
 from engines.cache import Cache
 from engines.messages import Job
 from engines.text import Text
 from tests.engines import tiny
+from tests.engines.backends.tapes import Tapes
 
 PROMPTS = ["a red circle on the sea", "", "Ünïcode ☂ 雨, (brackets:1.2)", "night " * 200]
 
@@ -70,3 +73,37 @@ def test_a_kept_picture_is_still_told_of(pipeline: Any) -> None:
     (row,) = engine.rows(Job("night " * 76, 1, tiny.SIDE, tiny.SIDE), None)
     kept, _ = engine.keep(row)
     assert engine.kept(kept, row.job).warnings == row.warnings != ()
+
+
+@pytest.mark.parametrize("options", [{}, {"xl": True}], ids=str)
+def test_replayed_prompts_say_what_others_say_and_are_the_callers_to_keep(
+    pipeline: Any, options: dict[str, Any]
+) -> None:
+    plain, tapes = pipeline(**options).text, Tapes()
+    text = Text(plain.encoders, Cache(10**6), plain.blank, tapes)
+    prompts = [*PROMPTS, "the sea", "a hill"]
+    found = [text.embed(prompt, {}) for prompt in prompts]
+    for prompt, embedding in zip(prompts, found, strict=True):
+        expected = Text(plain.encoders, Cache(10**6), plain.blank).embed(prompt, {})
+        assert torch.equal(embedding.text, expected.text)
+        assert len(embedding.tensors) == len(expected.tensors)
+        assert all(map(torch.equal, embedding.tensors, expected.tensors))
+        assert (embedding.nbytes, embedding.cut) == (expected.nbytes, expected.cut)
+    replayed = len(prompts) - WARM_UPS
+    assert text.prompts.stats() == {"prompts_replayed": replayed, "prompts_recorded": 1, "prompts_unfit": 0}
+
+
+def test_an_encoder_that_reads_a_mask_is_not_recorded(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers looks whether a mask hides anything."""
+    (words, encoder), *_ = pipeline().text.encoders
+    monkeypatch.setattr(encoder.config, "use_attention_mask", True, raising=False)
+    expected = Text([(words, encoder)], Cache(10**6)).embed("the sea", {}).text
+    tapes = Tapes()
+    text = Text([(words, encoder)], Cache(0), recorder=tapes)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(WARM_UPS + 3):
+            assert torch.equal(text.embed("the sea", {}).text, expected)
+    assert (tapes.recorded, tapes.aside_calls) == (0, WARM_UPS + 3)
+    assert "prompts of 2x77: aten::_local_scalar_dense reads a value back" in caplog.text

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from engines.backends.program import Program
 from engines.decoder import developed
+from engines.text import said
 from engines.trial import Trial
 from engines.vae import Vae
 from tests.engines import tiny
@@ -103,3 +105,26 @@ def test_a_tiny_encode_and_a_tiny_decode_can_be_recorded() -> None:
     for count in (1, 4):
         latents = torch.empty(count, 4, 8, 8, device="meta")
         assert objections(lambda given=latents: developed(codec, given)) == []
+
+
+def encoders(end: int) -> list[Any]:
+    """Of SDXL but for their size. end: the id that ends a prompt; published configurations say 2, which
+    transformers takes for the highest id."""
+    config = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    first = CLIPTextModel(CLIPTextConfig(**config, eos_token_id=end))
+    second = CLIPTextConfig(**config, eos_token_id=end, projection_dim=32, hidden_act="gelu")
+    return [there(first), there(CLIPTextModelWithProjection(second))]
+
+
+@pytest.mark.parametrize("end", [2, 49407])
+def test_text_encoders_can_be_recorded(end: int) -> None:
+    first, second = encoders(end)
+    ids = torch.empty(2, 77, dtype=torch.int64, device="meta")
+    assert objections(lambda: said([first], ids[:1])) == []
+    assert objections(lambda: said([first, second], ids)) == []
+
+
+def test_a_text_encoder_that_reads_a_mask_is_objected_to() -> None:
+    words = tiny.tokenizer()
+    rows = torch.ones(2, 77, dtype=torch.int64)
+    assert objections(lambda: said([tiny.text_encoder(words).eval()], rows)) != []
