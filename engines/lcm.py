@@ -29,6 +29,7 @@ from engines.hub import Report
 from engines.messages import Job, Model
 from engines.pipeline import Fault, Unloadable
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
+from engines.replays import Replays
 from engines.safety import Safety
 from engines.streams import Lap, Mark, Streams
 from engines.text import Embedding, Text
@@ -121,13 +122,13 @@ class Lcm:
             quick=self.quick,
         )
         # A frame of a live session brings a new picture, seldom a new prompt: pictures get the most.
-        self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank)
+        self.text = Text(loaded.encoders, Cache(self.cache_bytes // 4), loaded.blank, self._recorder())
         self.pictures: Cache[Inputs] = Cache(self.cache_bytes // 2)
         self.posteriors: Cache[Posterior] = Cache(self.cache_bytes // 4)
-        self.codec = Vae(loaded.vae, loaded.scale)
-        self.tiny = self.codec if loaded.vae_tiny is None else Vae(loaded.vae_tiny, loaded.scale)
-        recorder = Cuda(self.at) if isinstance(self.denoiser.backend, Graphs) else None
-        self.decoders = {codec: Decoder(codec, recorder) for codec in (self.codec, self.tiny)}
+        self.codec = self.tiny = Vae(loaded.vae, loaded.scale, self._recorder())
+        if loaded.vae_tiny is not None:
+            self.tiny = Vae(loaded.vae_tiny, loaded.scale, self._recorder())
+        self.decoders = {codec: Decoder(codec, self._recorder()) for codec in (self.codec, self.tiny)}
         self.safety = None
         if loaded.safety_checker is not None:
             self.safety = Safety(loaded.safety_checker, loaded.feature_extractor)
@@ -151,6 +152,16 @@ class Lcm:
                 features=["image", "mask", *self._vaes()],
             )
         ]
+
+    def _recorder(self) -> Cuda | None:
+        """Where steps are recorded, one more: each has a line and memory of its own."""
+        return Cuda(self.at) if isinstance(self.denoiser.backend, Graphs) else None
+
+    def _replays(self) -> Iterator[Replays]:
+        """What is replayed but steps."""
+        yield from self.decoders.values()
+        yield from (codec.encodes for codec in self.decoders)
+        yield self.text.prompts
 
     def warm(self, progress: Report) -> None:
         """A step of every bucket and a decode, so that the first visitor does not pay for first calls."""
@@ -188,6 +199,17 @@ class Lcm:
             self.decode(self.rows(structs.replace(job, vae="tiny"), None))
         progress("warm", len(self.buckets), len(self.buckets), "")
         self._adopt(progress)
+
+    def _rehearse(self, side: int) -> None:
+        """Of pictures of this side, and of prompts, what comes before the steps: so often that the next call
+        is replayed, on whatever thread, and nothing of it is recorded beside traffic."""
+        picture = np.zeros((side, side, 3), np.uint8)
+        with self.streams.entering():
+            for codec in self.decoders:
+                for _ in range(codec.encodes.warm_ups + 1):
+                    codec.encode(picture)
+            for _ in range(self.text.prompts.warm_ups):  # and once more for the first row
+                self.text.warm()
 
     def _adopt(self, progress: Report) -> None:
         """What was built for other sizes: later nobody would look for it. While there is room: TensorRT's
@@ -391,8 +413,8 @@ class Lcm:
         """On the step loop's thread, which is the back end's."""
         self._short = False
         self.denoiser.backend.relieve()
-        for decoder in self.decoders.values():
-            decoder.relieve()
+        for replays in self._replays():
+            replays.relieve()
         devices.release(self.at)
 
     def decode(self, rows: Sequence[LcmRow | Finished]) -> list[Pixels | Fault]:
@@ -479,7 +501,7 @@ class Lcm:
     def stats(self) -> dict[str, float]:
         return {
             **self.denoiser.backend.stats(),
-            **self.decoders[self.tiny].stats(),
+            **{name: figure for replays in self._replays() for name, figure in replays.stats().items()},
             **self.text.cache.stats("text"),
             **self.pictures.stats("pictures"),
             **self.posteriors.stats("posteriors"),

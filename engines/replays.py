@@ -64,6 +64,11 @@ class Replays:
                 torch.stack(list(rows), out=plate.slot)
                 return self._called(plate, self._recorder)
 
+    @property
+    def warm_ups(self) -> int:
+        """Calls of a size that a thread makes before one is recorded; 0 where none is."""
+        return 0 if self._recorder is None else WARM_UPS
+
     def relieve(self) -> None:
         """Out of memory: give back what can be made again."""
         with self._lock:

@@ -75,6 +75,11 @@ class Text:
         timings["text"] = timings.get("text", 0.0) + time.perf_counter() - began
         return embedding
 
+    def warm(self) -> None:
+        """Encode, and keep nothing."""
+        with self._one:
+            self._encode("")
+
     def knows(self, prompt: str, negative: bool = False) -> bool:
         """Whether `embed` would be quick."""
         return (prompt, negative and not prompt and self.blank) in self.cache

@@ -9,11 +9,15 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from engines import lcm
+from engines.backends.eager import Eager
+from engines.backends.graphs import Graphs
 from engines.lcm import Lcm
 from engines.messages import Job
 from engines.pipeline import Fault, Pipeline, Row
 from engines.vae import levels
 from tests.engines import tiny
+from tests.engines.backends.tapes import Tapes
 
 JOB = Job("the sea", 1, 64, 64, steps=2)
 PICTURE, MASK = tiny.picture(1), tiny.stencil((0, 0, 32, 64))
@@ -312,3 +316,47 @@ def test_looking_at_a_row_changes_nothing(pipeline: Any) -> None:
             ours.step([row], 1)
         ours.preview(seen, ours.peek(seen))
     assert seen.latents.equal(unseen.latents)
+
+
+@pytest.fixture
+def taped(folder: Any, monkeypatch: pytest.MonkeyPatch) -> Lcm:
+    """A pipeline on a stand-in for CUDA graphs that has rehearsed."""
+    monkeypatch.setattr(lcm, "make", lambda _, program, **__: Graphs(Eager(program), program, Tapes()))
+    monkeypatch.setattr(lcm, "Cuda", lambda _: Tapes())
+    made = Lcm(str(folder()), device="cpu", max_batch=2)
+    made.load(lambda *_: None)
+    made._rehearse(tiny.SIDE)
+    return made
+
+
+def test_what_was_rehearsed_is_replayed_from_the_first_frame_on(taped: Lcm) -> None:
+    before = taped.stats()
+    job = replace(JOB, image=PICTURE, strength=0.5, prompt="a hill")
+    tiny.drawn(taped, [job])
+    after = taped.stats()
+    assert after["encodes_replayed"] == before["encodes_replayed"] + 1
+    assert after["prompts_replayed"] == before["prompts_replayed"] + 1
+    assert all(after[f"{name}_recorded"] == 1 for name in ("encodes", "prompts"))
+
+
+def test_pictures_of_recorded_calls_are_those_of_others(taped: Lcm, pipeline: Any) -> None:
+    jobs = [
+        replace(JOB, prompt=f"the sea {seed}", seed=seed, image=tiny.picture(seed), strength=0.5)
+        for seed in range(4)
+    ]
+    for job in jobs:
+        for found, expected in zip(tiny.drawn(taped, [job]), tiny.drawn(pipeline(), [job]), strict=True):
+            assert torch.equal(found.latents, expected.latents)
+            assert np.array_equal(taped.decode([found])[0], pipeline().decode([expected])[0])
+    counts = taped.stats()
+    for name in ("graphs", "decodes", "encodes", "prompts"):
+        assert counts[f"{name}_replayed"] > 0
+        assert counts[f"{name}_unfit"] == 0
+
+
+def test_where_memory_is_short_all_recordings_are_given_back(taped: Lcm) -> None:
+    tiny.drawn(taped, [replace(JOB, image=PICTURE, strength=0.5)])
+    taped._relieve()
+    for replays in taped._replays():
+        assert not replays._plates
+    tiny.drawn(taped, [replace(JOB, image=tiny.picture(2), strength=0.5, prompt="a hill")])
