@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 PREFIX = "realtime_engine_"
 ENDS = "(done|again|settled|refused|superseded|cancelled)"
+RECORDED = "(graphs|decodes|encodes|prompts)"
 
 
 class Family(NamedTuple):
@@ -39,7 +40,7 @@ FAMILIES = (
     Family("cache_evictions", True, "Put out of a full cache.", "cache_(.+)_evictions", ("cache",)),
     Family("cache_bytes", False, "Held by a cache.", "cache_(.+)_bytes", ("cache",)),
     Family("graphs", False, "CUDA graphs of UNet calls that are kept.", "graphs"),
-    Family("graph_events", True, "What became of CUDA graphs.", "(graphs|decodes)_(.+)", ("of", "event")),
+    Family("graph_events", True, "What became of CUDA graphs.", f"{RECORDED}_(.+)", ("of", "event")),
     Family("builds", True, "Programs of the back end.", "(built|loaded|refitted)", ("how",)),
     Family("build_seconds", True, "Spent on building programs.", "built_s"),
     Family("programs", False, "Programs by state.", "(compiled|failed|building)", ("state",)),

@@ -65,6 +65,7 @@ FIGURES = {
     **dict.fromkeys(("occupancy", "busy_s", "step_s", "waiting", "running", "ahead"), 1.0),
     **dict.fromkeys((f"cache_text_{what}" for what in ("hits", "misses", "evictions", "bytes")), 1.0),
     **dict.fromkeys(("graphs", "graphs_replayed", "decodes_recorded", "attention_flash"), 1.0),
+    **dict.fromkeys(("encodes_replayed", "prompts_unfit"), 1.0),
     **dict.fromkeys(("built", "loaded", "refitted", "built_s", "compiled", "failed", "building"), 1.0),
 }
 
