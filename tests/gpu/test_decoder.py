@@ -39,7 +39,7 @@ def test_replays_give_the_levels_of_uncaptured_decodes(codec: Vae, count: int) -
     for turn in range(WARM_UPS + 4):
         given = latents(count, 32, turn)
         assert off(decoder(given), developed(codec, torch.stack(given))) <= 1
-    assert decoder.stats() == {"decodes_replayed": 4, "decodes_recorded": 1}
+    assert decoder.stats() == {"decodes_replayed": 4, "decodes_recorded": 1, "decodes_unfit": 0}
     given[0] = torch.full_like(given[0], torch.nan)
     assert decoder(given)[:, -1].tolist() == [0] + [1] * (count - 1)
 
