@@ -1,6 +1,6 @@
 """Between pixels and latents, through a tiny autoencoder (TAESD's layout) or a KL autoencoder.
 
-A tiny encoder is some seventy small kernels, and a live canvas brings a picture with every frame: it is
+A tiny encoder is some eighty small kernels, and a live canvas brings a picture with every frame: it is
 replayed where steps are (engines/replays.py). Its decoder is a `Decoder`.
 """
 
