@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from engines.backends.program import Program
+from engines.control import Control
 from engines.decoder import developed
+from engines.image_prompt import adapt
 from engines.text import said
 from engines.trial import Trial
 from engines.vae import Vae
@@ -88,14 +90,21 @@ def there(module: torch.nn.Module) -> Any:
         return module.to("meta").half().eval().requires_grad_(False)
 
 
+@pytest.mark.parametrize("further", [(), ("control:edges", "control:pose", "ip4")], ids=str)
 @pytest.mark.parametrize("xl", [False, True])
 @pytest.mark.parametrize("lcm", [False, True])
-def test_a_step_can_be_recorded(lcm: bool, xl: bool) -> None:
-    ours = Program(there(tiny.unet(lcm, xl)), "v_prediction", 1.0)
-    width = ours.unet.config.cross_attention_dim
-    shape = dataclasses.replace(SHAPE, text=width, features=tuple(sorted(ours.features)))
-    batch = ours.empty(shape)
-    assert objections(lambda: ours(*batch)) == []
+def test_a_step_can_be_recorded(lcm: bool, xl: bool, further: tuple[str, ...]) -> None:
+    unet = tiny.unet(lcm, xl)
+    if further:
+        adapt(unet, tiny.image_keys(unet))
+    nets = {name: Control(there(tiny.controlnet(xl))) for name in ("edges", "pose")}
+    ours = Program(there(unet), "v_prediction", 1.0, nets)
+    width = unet.config.cross_attention_dim
+    features = tuple(sorted((*ours.features, *further)))
+    shape = dataclasses.replace(SHAPE, text=width, features=features, controlled=2 if further else 0)
+    run = ours.of(shape)
+    batch = run.empty(shape)
+    assert objections(lambda: run(*batch)) == []
 
 
 def test_a_tiny_encode_and_a_tiny_decode_can_be_recorded() -> None:
