@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from engines.backends.graphs import WARM_UPS
+from engines.backends.graphs import WARM_UPS, Cuda
 from engines.replays import Replays
 from tests.engines.backends.tapes import Tapes
 
@@ -121,3 +123,46 @@ def test_without_a_recorder_nothing_is_watched_and_nothing_counted() -> None:
     assert all(torch.equal(found, TOTAL) for found in times(3, lambda: replays(ROWS)))
     assert watched == [None] * 3
     assert replays.stats() == {}
+
+
+class Line:
+    """A stream of CUDA that keeps a diary."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        self.name, self.diary = name, diary
+
+    def wait_event(self, event: str) -> None:
+        self.diary.append(f"{self.name} waits for {event}")
+
+    def record_event(self) -> str:
+        return f"the end on {self.name}"
+
+
+class Slot:
+    def record_stream(self, line: Line) -> None:
+        line.diary.append(f"kept for {line.name}")
+
+
+def test_on_cuda_a_turn_waits_for_the_last_one_whatever_streams_they_are_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diary: list[str] = []
+    here = [Line("one", diary), Line("another", diary)]
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Line("its own", diary))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here[0])
+    recorder, slot = Cuda(torch.device("cuda")), cast(Tensor, Slot())
+    with recorder.turn(slot):
+        diary.append("first")
+    here.reverse()
+    with contextlib.suppress(RuntimeError), recorder.turn(slot):
+        diary.append("second")
+        raise RuntimeError("out of memory")
+    here.reverse()
+    with recorder.turn(slot):
+        diary.append("third")
+    assert diary == [
+        *("first", "kept for one"),
+        *("another waits for the end on one", "second", "kept for another"),
+        *("one waits for the end on another", "third", "kept for one"),
+    ]
