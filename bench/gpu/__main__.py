@@ -11,6 +11,8 @@ from pathlib import Path
 from bench.gpu.lab import FOLDER, Lab, Machine, broken
 from bench.gpu.plan import Book, run
 
+HEARD = "ceilings", "sd15 searched 1"  # by the second process, of the first: parts that its own need
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.gpu")
@@ -39,12 +41,9 @@ def main() -> None:
         def go() -> None:
             if not sys.stdin.readline():
                 os._exit(0)  # nobody is there any more who could want figures
-            if main_book.is_file():  # the ceilings, by now
-                book.parts |= {
-                    name: told
-                    for name, told in json.loads(main_book.read_text())["parts"].items()
-                    if name == "ceilings"
-                }
+            if main_book.is_file():  # by now
+                told = json.loads(main_book.read_text())["parts"]
+                book.parts |= {name: told[name] for name in HEARD if name in told}
 
         lab = Lab(machine, "sdxl", book)
         run(second_parts(lab, go), book, 3600, lambda text: print(text, flush=True), broken)

@@ -23,7 +23,7 @@ def canvas(lab: Lab, most_rows: int) -> dict[str, Any]:
         tried.append(drawn(lab, engine, sessions, seconds))
         return tried[-1]["answered_share"] >= 0.95 and tried[-1]["p95_ms"] <= SLO_S * 1e3
 
-    drawn(lab, engine, 2, 0.5)  # first encodes of pictures
+    drawn(lab, engine, 4, 1.0)  # first encodes of pictures, on every thread
     # Up until it fails, then between: each try is seconds of a lent device.
     most, least_bad = 0, None
     for sessions in (4, 8, 13, 18, 24):

@@ -170,8 +170,6 @@ def _plot(kind: str, rows: list[dict[str, Any]]) -> Plot:
 
 def _details(book: Book) -> list[Table]:
     tables = []
-    if (found := book.result("variants")) and found["rows"]:
-        tables.append(table(found["rows"], "Variants that no back end offers"))
     if pieces := book.result("pieces"):
         tables.append(table(pieces["rows"], "Around the steps"))
         jpeg = [[row["what"], row.get("images_s"), row.get("note", "")] for row in pieces["jpeg"]]
@@ -197,6 +195,7 @@ def _details(book: Book) -> list[Table]:
         "cold start",
         "a new size",
         "control",
+        "sdxl control",
     ):
         found = book.result(name)
         if found:
@@ -235,14 +234,10 @@ def brief(book: Book) -> list[str]:
         for row in found if isinstance(found, list) else []:
             if "way" in row:
                 lines.append(
-                    f"{row['model']:5}{row['side']:5} {row['way']:19} rows {row['places']:2} "
+                    f"{row['model']:5}{row['side']:5} {row['way']:24} rows {row['places']:2} "
                     f"{row['ms']:8.2f} ms {100 * row['share']:5.1f} % of ceiling, "
                     f"{row['times_floor']:5.2f} x floor, ready in {row['built_s']:.1f} s"
                 )
-    for row in (book.result("variants") or {}).get("rows", []):
-        lines.append(
-            f"{row['what']}, rows {row['places']}: {row['ms']:.2f} ms, {row['times_floor']:.2f} x floor"
-        )
     for name in SAID:
         if found := book.result(name):
             plain = [f"{key} {shown(value)}" for key, value in found.items() if not isinstance(value, dict)]

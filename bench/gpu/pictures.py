@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,38 +69,39 @@ def stages(frames: Sequence[Frame]) -> dict[str, float]:
     return {name: 1e3 * statistics.median(one[name] for one in told) for name in (told or [{}])[0]}
 
 
+def new_side(side: int) -> int:
+    """Pixels, of a size that no visitor has asked for yet."""
+    return side * 5 // 4
+
+
 def new_size(lab: Lab) -> dict[str, Any]:
     """Eight sessions draw; one of them asks at every fourth picture for a size that nobody built. What it
-    costs the others until it is built in the background and taken, or for so long as there is."""
+    costs the others while it is eager, and when its build comes in, if that is soon enough: `--prebuild`
+    leaves what the compiler's caches have of it, but nothing that could be taken at once."""
     engine = lab.served(8)
-    other = lab.subject.side * 5 // 4
+    other = new_side(lab.subject.side)
 
     def job(session: int, number: int) -> Any:
         new = session == 0 and number % 4 == 3
         return lab.subject.job(session, 4, seed=number, **({"width": other} if new else {}))
 
-    steps: list[float] = []
-    gaps: list[float] = []
-    rounds, end = 0, time.monotonic() + (2.0 if lab.machine.tiny else 45.0)
+    seconds = 2.0 if lab.machine.tiny else 25.0
     with tempfile.TemporaryDirectory(prefix="bench-builds-") as empty:
         builder = make("inductor", lab.subject.program, store=Store(Path(empty)), background=1)
         engine.denoiser.backend = Elsewhere(engine.denoiser.backend, builder, lab.subject.side // 8)
         try:
-            built = False
-            while rounds == 0 or (not built and time.monotonic() < end):
-                built = bool(builder.stats()["compiled"])  # then one more, with its first calls
-                frames = closed(engine, job, 8, lab.seconds, lab.seconds / 4)
-                ordered = sorted((frame for frame in frames if frame.answered), key=lambda f: f.arrived)
-                steps += [step["seconds"] for frame in ordered for step in frame.timings["steps"]]
-                gaps += [after.arrived - before.arrived for before, after in itertools.pairwise(ordered)]
-                rounds += 1
+            # One loop all the time: what it records may end with its thread.
+            frames = closed(engine, job, 8, seconds, lab.seconds / 4)
             told, reasons = builder.stats(), builder.reasons()
         finally:
             builder.close()
+    ordered = sorted((frame for frame in frames if frame.answered), key=lambda frame: frame.arrived)
+    steps = [step["seconds"] for frame in ordered for step in frame.timings["steps"]]
+    gaps = [after.arrived - before.arrived for before, after in itertools.pairwise(ordered)]
     usual = statistics.median(steps)
     return {
         "other_size": f"{other}x{lab.subject.side}",
-        "seconds": rounds * lab.seconds,
+        "seconds": seconds,
         "building": told["building"],
         "built": told["compiled"],  # calls of so many numbers of rows
         "failed": reasons,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.conditions import ROOT
-from bench.gpu.control import control
 from bench.gpu.lab import Lab, Machine, broken
 from bench.gpu.pictures import one_image
 from bench.gpu.plan import Book, Part
+from bench.ways import SEARCHED
 
 
 class Second:
@@ -57,7 +57,8 @@ class Second:
             pass
         finally:
             self.stop()
-            found = Book.open(self.file, self.book.conditions).parts
+            parts = Book.open(self.file, self.book.conditions).parts
+            found = {name: told for name, told in parts.items() if name.startswith("sdxl")}
             self.book.parts |= {name: told for name, told in found.items() if told.get("ok")}
         wrong = {name: told["error"] for name, told in found.items() if not told.get("ok")}
         if not any(told.get("ok") for told in found.values()):
@@ -92,10 +93,11 @@ def second_parts(lab: Lab, go: Callable[[], None]) -> list[Part]:
     plan = [Part("sdxl prepared", 600, prepare)]
     if lab.cuda:
         plan.append(Part("sdxl compiled 1", 30, lambda: lab.best(1, False)))
-        plan.append(Part("sdxl eager+graph", 30, lambda: lab.steps("eager+graph", (1, 4))))
-    plan.append(Part("sdxl eager", 15, lambda: lab.steps("eager", (1,))))
+        plan.append(Part("sdxl eager+graph", 30, lambda: lab.steps("eager+graph", (1,))))
+        search = Part("sdxl searched 1", 45, lambda: lab.steps(SEARCHED, (1,), False), ("sd15 searched 1",))
+        plan.append(search)
     plan.append(Part("sdxl one image", 15, lambda: one_image(lab)))
     if lab.cuda:
         plan.append(Part("sdxl compiled 4", 30, lambda: lab.best(4, False)))
-    plan.append(Part("sdxl control", 30, lambda: control(lab)))
+    plan.append(Part("sdxl eager", 15, lambda: lab.steps("eager", (1,))))
     return plan
