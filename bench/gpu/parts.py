@@ -36,7 +36,8 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
     # Eager ones first: the other process is still at its own start, and is heard in what runs now.
     eager = [Part("sd15 eager", 15, lambda: lab.steps("eager", (1,)))]
     if lab.cuda:
-        eager.append(Part("sd15 eager+graph", 20, lambda: lab.steps("eager+graph", (1, 8, 4, 2))))
+        rest = [rows for rows in (4, 2) if not lab.machine.prebuilt(f"sd15 {rows}")]
+        eager.append(Part("sd15 eager+graph", 20, lambda: lab.steps("eager+graph", (1, 8, *rest))))
     return [
         Part("ceilings", 30, lambda: lab.ceilings.told()),
         *eager,
@@ -47,7 +48,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         *searched(lab, 8, 45, "sd15 searched 1"),
         Part("sd15 one image", 20, lambda: one_image(lab)),
         Part("sd15 best batch", 20, lambda: throughput(lab, 8)),
-        *[compiled(lab, rows) for rows in (4, 2)],
+        *[compiled(lab, rows) for rows in (4, 2, 6)],
         Part("canvas", 45, lambda: canvas(lab, 8)),
         *[named.pop(name) for name in bars],
         Part("sdxl", 110, sdxl.measured),
@@ -56,7 +57,7 @@ def parts(lab: Lab, sdxl: Second) -> list[Part]:
         Part("a new size", 45, lambda: new_size(lab)),
         *searched(lab, 4, 30, "sd15 searched 8"),
         *searched(lab, 2, 30, "sd15 searched 8"),
-        *[compiled(lab, rows) for rows in (16, 6, 3, 12)],
+        *[compiled(lab, rows) for rows in (16, 3, 12)],
         Part("sd15 best batch of 16", 20, lambda: throughput(lab, 16)),
         Part("canvas of 16", 30, lambda: canvas(lab, 16)),
         Part("pieces", 30, lambda: pieces(lab)),

@@ -70,7 +70,8 @@ def names(tmp_path: Path, *built: str) -> list[str]:
 
 BARS = (
     *("ceilings", "sd15 compiled 1", "sd15 compiled 8", "sd15 searched 1", "sd15 searched 8"),
-    *("sd15 one image", "sd15 best batch", "sd15 compiled 4", "sd15 compiled 2", "canvas"),
+    *("sd15 one image", "sd15 best batch", "sd15 compiled 4", "sd15 compiled 2"),
+    *("sd15 compiled 6", "canvas"),
     *("peers: ours", "peers: one by one", "peers: compiled", "sdxl", "service", "cold start", "a new size"),
 )
 
