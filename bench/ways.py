@@ -3,9 +3,9 @@
 The engine's own back ends (`engines.backends`): "eager" is torch as it comes, "inductor" compiled with one
 static shape per program, "+graph" the same captured into CUDA graphs. "inductor max" is compiled in the
 other of the compiler's modes, "max-autotune-no-cudagraphs": it tries kernels, tunes what it generates by
-coordinate descent, and takes convolutions of one pixel for matrix products. "inductor+graph, searched" is captured with convolutions whose algorithms cuDNN has tried, as an engine
-started with `search` has them. "torch.compile+graph" is none of them: what torch gives who compiles and
-captures by hand.
+coordinate descent, and takes convolutions of one pixel for matrix products. "inductor+graph, searched" is
+captured with convolutions whose algorithms cuDNN has tried, as an engine started with `search` has them.
+"torch.compile+graph" is none of them: what torch gives who compiles and captures by hand.
 """
 
 from __future__ import annotations
