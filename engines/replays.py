@@ -98,7 +98,7 @@ class Replays:
         """Of the first call: its result, and whether calls of its size may be recorded."""
 
         def watched() -> Tensor:
-            with trial:
+            with Trial.one, trial:
                 return run()
 
         trial = Trial()

@@ -7,6 +7,7 @@ what is not known to bear it is watched first, operation by operation. The watch
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -26,11 +27,20 @@ TOLD = {  # by torch's own tags
 
 
 class Trial(TorchDispatchMode):
-    """In here `objections` are gathered: why what is called must not be recorded. None: it may be."""
+    """In here `objections` are gathered: why what is called must not be recorded. None: it may be.
+
+    One at a time, with `one` held: torch remembers for the whole process whether any thread is in a mode.
+    """
+
+    one = threading.Lock()
 
     def __init__(self) -> None:
         super().__init__()
         self.objections: list[str] = []
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # or torch.compile would give up on what other threads call meanwhile
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = partial(func, *args, **(kwargs or {}))

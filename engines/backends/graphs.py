@@ -72,7 +72,9 @@ recording that any thread makes meanwhile."""
 class Cuda:
     """Records on a stream of its own, in one memory pool."""
 
-    _one = threading.Lock()  # recording or dropping at a time: steps and decodes have threads of their own
+    _one = (
+        threading.Lock()
+    )  # recording or dropping at a time: steps, decodes and intake have their own threads
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -112,6 +112,31 @@ def test_every_call_has_a_turn_of_its_own_whoever_makes_it(tapes: Tapes) -> None
     assert replays.stats()["sums_recorded"] == 1
 
 
+def test_watches_do_not_overlap(tapes: Tapes) -> None:
+    """torch keeps for the whole process whether it is in a mode: two that ended in the order they began in
+    would leave it there, and its compilers do nothing in one."""
+    begun, overlapped, over = threading.Event(), threading.Event(), threading.Event()
+
+    def first(rows: Tensor) -> Tensor:
+        begun.set()
+        overlapped.wait(0.1)
+        return rows.sum(0)
+
+    def second(rows: Tensor) -> Tensor:
+        overlapped.set()
+        over.wait(1)
+        return rows.sum(0)
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(Replays(first, tapes, "sums"), ROWS)
+        begun.wait(1)
+        other = threads.submit(Replays(second, Tapes(), "sums"), ROWS)
+        one.result()
+        over.set()
+        other.result()
+    assert not torch.utils._python_dispatch.is_in_torch_dispatch_mode()
+
+
 def test_without_a_recorder_nothing_is_watched_and_nothing_counted() -> None:
     watched: list[object] = []
 
