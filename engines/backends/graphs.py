@@ -72,9 +72,7 @@ recording that any thread makes meanwhile."""
 class Cuda:
     """Records on a stream of its own, in one memory pool."""
 
-    _one = (
-        threading.Lock()
-    )  # recording or dropping at a time: steps, decodes and intake have their own threads
+    _one = threading.Lock()  # recording or dropping at a time: several threads do
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
