@@ -199,6 +199,7 @@ def gpu(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with us
     if prebuild:
         told = build(machine, budget, jobs, say)
         raise typer.Exit(0 if all(one["ok"] for one in told.values()) else 1)

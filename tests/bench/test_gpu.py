@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.gpu.findings import GOALS, brief, result
@@ -65,6 +67,21 @@ def test_what_one_process_compiled_another_finds_in_the_cache(tmp_path: Path):
     assert json.loads(first.stdout.splitlines()[-1])["fxgraph_cache_hit"] == 0
     found = json.loads(second.stdout.splitlines()[-1])
     assert found["fxgraph_cache_hit"] + found.get("autograd_cache_hit", 0) >= 1
+
+
+@pytest.mark.timeout(120)
+def test_what_ends_a_prebuild_from_outside_ends_its_builds(tmp_path: Path):
+    arguments = ("gpu", "--prebuild", "--tiny", "--device", "cpu", "--jobs", "1", "--folder", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-m", "bench", *arguments], stdout=subprocess.DEVNULL) as process:
+        builds: list[psutil.Process] = []
+        while not builds and process.poll() is None:
+            time.sleep(0.1)
+            builds = psutil.Process(process.pid).children()
+        process.terminate()
+        process.wait(30)
+    assert builds
+    assert psutil.wait_procs(builds, 5)[1] == [], "they go on beside what is measured next"
+    assert "not done within the budget" in (tmp_path / "prebuild.json").read_text()
 
 
 def test_goals_are_met_missed_or_not_measured(tmp_path: Path):
