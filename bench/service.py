@@ -13,7 +13,6 @@ NEEDED = (
     *("starlette", "uvicorn", "websockets", "httptools", "msgpack", "msgspec", "pybase64", "pydantic", "jwt"),
     *("pydantic_settings", "cryptography", "httpcore2", "obstore", "structlog", "prometheus_client"),
 )
-SLO_S, FPS = 0.150, 10.0
 MOST_ROWS = 8  # of a call, as the canvas without a gateway has them: all of them compiled ahead
 LOADING_S = 40.0  # at most, until what was compiled ahead is taken
 
@@ -26,6 +25,7 @@ def measured(folder: Path, device: str, tiny: bool) -> dict[str, Any]:
     import torch
 
     from bench.figures import summary
+    from bench.gpu.canvas import FPS, SLO_S, most_sessions
     from bench.load import Load, offer, one_picture, run
     from bench.server import ours
     from bench.weights import random_checkpoint
@@ -63,11 +63,7 @@ def measured(folder: Path, device: str, tiny: bool) -> dict[str, Any]:
             tried.append(found | {"p50_ms": p50, "p95_ms": p95, "added_p50_ms": told["added"]["p50_ms"]})
             return share >= 0.95 and not math.isnan(p95) and p95 <= SLO_S * 1e3
 
-        most = 0
-        for sessions in (4, 8, 13, 18):
-            if not good(sessions):
-                break
-            most = sessions
+        most = most_sessions(good)
     told = {"ready_s": ready, "first_image_s": first, "loaded_s": loaded, "not_loaded": left}
     return {"sessions": most, **told, "max_batch": MOST_ROWS, "tried": tried}
 

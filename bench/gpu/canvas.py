@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.drawings import drawing
@@ -24,22 +25,23 @@ def canvas(lab: Lab, most_rows: int) -> dict[str, Any]:
         return tried[-1]["answered_share"] >= 0.95 and tried[-1]["p95_ms"] <= SLO_S * 1e3
 
     drawn(lab, engine, 4, 1.0)  # first encodes of pictures, on every thread
-    # Up until it fails, then between: each try is seconds of a lent device.
-    most, least_bad = 0, None
-    for sessions in (4, 8, 13, 18, 24):
-        if not good(sessions):
-            least_bad = sessions
-            break
-        most = sessions
-    if least_bad is not None and least_bad - most > 1:
-        middle = (most + least_bad) // 2
-        if good(middle):
-            most = middle
+    most = most_sessions(good)
     return {
         "sessions": most,
         "tried": tried,
         "calls": {str(rows): lab.ready.get(rows) for rows in engine.buckets},
     }
+
+
+def most_sessions(good: Callable[[int], bool], tries: Sequence[int] = (8, 13, 18, 24)) -> int:
+    """Up until it is not good, then once between: each try is seconds of a lent device."""
+    most = 0
+    for sessions in tries:
+        if not good(sessions):
+            middle = (most + sessions) // 2
+            return middle if middle > most and good(middle) else most
+        most = sessions
+    return most
 
 
 def drawn(lab: Lab, engine: Any, sessions: int, seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.gpu.canvas import most_sessions
 from bench.gpu.pictures import Elsewhere
 from bench.inside import Mixed
 from tests.engines.backends.small import SHAPE
@@ -19,3 +20,18 @@ def test_calls_of_another_width_have_a_back_end_of_their_own():
     assert given.of(SHAPE) is two
     assert given.of(dataclasses.replace(SHAPE, places=3)) is rest
     assert given.of(dataclasses.replace(SHAPE, width=10)) is other
+
+
+@pytest.mark.parametrize(
+    ("bearable", "found", "tried"),
+    [(3, 0, [8, 4]), (5, 4, [8, 4]), (9, 8, [8, 13, 10]), (12, 10, [8, 13, 10]), (99, 24, [8, 13, 18, 24])],
+)
+def test_sessions_are_tried_up_until_too_many_and_once_between(bearable: int, found: int, tried: list[int]):
+    asked: list[int] = []
+
+    def good(sessions: int) -> bool:
+        asked.append(sessions)
+        return sessions <= bearable
+
+    assert most_sessions(good) == found
+    assert asked == tried
