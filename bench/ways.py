@@ -53,7 +53,8 @@ def compiled(module: Any) -> Any:
     """As its documentation says, with one static shape per program, so that layouts are chosen, and with the
     compiler's options as the engine sets them: a peer does not lose by what torch sets badly."""
     torch._dynamo.config.recompile_limit = 64  # shapes are few, but more than the default of 8
-    return torch.compile(module, fullgraph=True, dynamic=False, options=patches("default"))
+    kind = next((parameter.device.type for parameter in module.parameters()), "cpu")
+    return torch.compile(module, fullgraph=True, dynamic=False, options=patches("default", kind))
 
 
 class Ways:

@@ -8,19 +8,21 @@ one takes seconds of a thread, making one minutes of a process.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import inspect
 import io
 import json
 import logging
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engines.backends import attention
+from engines.backends import attention, joined, norms
 from engines.backends.program import Program, Shape
 
 # Not `reduce-overhead`, whose own CUDA graphs hand out memory that the next call overwrites: graphs.py.
@@ -41,11 +43,12 @@ class Code:
         program: Program,
     ) -> None:
         """compiled: takes all inputs in order, returns one tensor in a list. inputs: (kind, name) of each;
-        kind is "weight", a name of the program's state, "constant", or "input", a field of Batch."""
+        kind is "weight", a name of the program's state, "joined", such names with spaces between, "constant",
+        or "input", a field of Batch."""
         self._compiled, self._inputs, self._constants = compiled, list(inputs), constants
-        state = dict(program.named_parameters()) | dict(program.named_buffers()) | constants
+        state = _state(program, constants)
         # A tensor that stays, or None for the next of the batch.
-        self._fixed = [None if kind == "input" else state[name] for kind, name in inputs]
+        self._fixed = [None if kind == "input" else _bound(kind, name, state) for kind, name in inputs]
 
     def __call__(self, *batch: Tensor | None) -> Tensor:
         given = iter([tensor for tensor in batch if tensor is not None])
@@ -73,20 +76,23 @@ def compiled(program: Program, shape: Shape, mode: str = "default") -> tuple[Cod
 def _compiled(program: Program, shape: Shape, mode: str, choice: attention.Choice) -> tuple[Code, bytes]:
     from torch._inductor import standalone_compile
 
+    kind = program.device.type
+    pieces = kind == "cuda" and program.dtype.itemsize == 2
     with torch.inference_mode(False), torch.no_grad():
         batch = {name: t for name, t in program.sample(shape)._asdict().items() if t is not None}
-        with attention.Pin(choice):
+        with attention.Pin(choice), norms.Grouped() if pieces else contextlib.nullcontext():
             exported = torch.export.export(program, (), batch, strict=False)
         inputs, constants = _inputs(exported)
-        state = dict(program.named_parameters()) | dict(program.named_buffers()) | constants
+        state = _state(program, constants)
         if sum(tensor.nbytes for tensor in constants.values()) > MOST_CONSTANTS:
             raise RuntimeError("weights of the program are no parameters of a module")
-        examples = [batch[name] if kind == "input" else state[name] for kind, name in inputs]
+        graph, inputs = joined.join(exported.graph_module, inputs, state)
+        examples = [batch[name] if made == "input" else _bound(made, name, state) for made, name in inputs]
         artefact = standalone_compile(
-            exported.graph_module,
+            graph,
             examples,
             dynamic_shapes="from_example_inputs",  # all of them static: layouts are optimised only then
-            options={"config_patches": patches(mode)},
+            options={"config_patches": patches(mode, kind) | (norms.PATCHES if pieces else {})},
         )
     code = Code(artefact, inputs, constants, program)
     file = io.BytesIO()
@@ -124,8 +130,8 @@ def loaded(packed: bytes, program: Program, shape: Shape) -> Code:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def patches(mode: str) -> dict[str, Any]:
-    """Inductor's options. Raises ValueError for a mode that is none of MODES."""
+def patches(mode: str, kind: str) -> dict[str, Any]:
+    """Inductor's options for a kind of device. Raises ValueError for a mode that is none of MODES."""
     if mode not in MODES:
         raise ValueError(f"the mode of the compiler is {mode}; {', '.join(MODES)} can be chosen")
     from torch import _inductor
@@ -134,7 +140,29 @@ def patches(mode: str) -> dict[str, Any]:
     if hasattr(_inductor.config, "loop_reindexing_after_fusion"):
         # torch 2.13 is six times slower with it on upsampling, convolution and GroupNorm: pytorch#189488.
         chosen["loop_reindexing_after_fusion"] = False
+    if kind == "cuda":
+        # A matrix product takes its bias along, and what comes after knows how its rows lie. On a CPU
+        # oneDNN's convolutions are the faster ones.
+        chosen["conv_1x1_as_mm"] = True
     return chosen
+
+
+def recipe() -> str:
+    """Digest of what is done to a program before Inductor has it."""
+    told = hashlib.blake2b(digest_size=16)
+    for source in (attention, joined, norms):
+        told.update(inspect.getsource(source).encode())
+    return told.hexdigest()
+
+
+def _state(program: Program, constants: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(program.named_parameters()) | dict(program.named_buffers()) | constants
+
+
+def _bound(kind: str, name: str, state: Mapping[str, Tensor]) -> Tensor:
+    if kind == "joined":
+        return joined.whole([state[part] for part in name.split()])
+    return state[name]
 
 
 def _inputs(exported: Any) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from engines import device as devices
 from engines.backends.builds import Builds, Orders
-from engines.backends.code import Code, compiled, loaded, patches
+from engines.backends.code import Code, compiled, loaded, patches, recipe
 from engines.backends.eager import Eager
 from engines.backends.graphs import KNOWN, MOST
+from engines.backends.joined import lay
 from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.regional import regional
 from engines.backends.store import Facts, Store, facts
@@ -48,7 +49,9 @@ class Inductor:
     ) -> None:
         """mode: one of code.MODES; ValueError for another. background: how many to build at a time beside
         traffic. quick: until then what regional.py makes, for shapes that are warmed."""
-        patches(mode)
+        patches(mode, program.device.type)
+        for module in (program, *program.nets.values()):
+            lay(module)
         self.mode = mode
         self._reasons: dict[Shape, str] = {}  # why a shape stays eager
         self._short: dict[Shape, str] = {}  # why it does until it is tried again
@@ -222,7 +225,10 @@ class Inductor:
             self._short.pop(shape, None)
 
     def _facts(self, shape: Shape) -> Facts:
-        return facts(self._program, shape, backend=self.name, mode=self.mode, patches=patches(self.mode))
+        options = patches(self.mode, self._program.device.type)
+        return facts(
+            self._program, shape, backend=self.name, mode=self.mode, patches=options, recipe=recipe()
+        )
 
 
 def slower(eager: Step, code: Step, batch: Batch, clock: Callable[[], float] | None = None) -> float:

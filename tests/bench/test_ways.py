@@ -23,7 +23,7 @@ def test_a_compiled_peer_has_the_compilers_options_of_the_engine(monkeypatch: py
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch, "compile", lambda module, **given: asked.update(given))
     ways.compiled(torch.nn.Identity())
-    assert asked["options"] == patches("default")
+    assert asked["options"] == patches("default", "cpu")
     if hasattr(torch._inductor.config, "loop_reindexing_after_fusion"):
         assert asked["options"]["loop_reindexing_after_fusion"] is False
 

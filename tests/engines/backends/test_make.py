@@ -47,7 +47,7 @@ def test_known_bad_options_of_inductor_are_off() -> None:
     from torch import _inductor
 
     assert hasattr(_inductor.config, "loop_reindexing_after_fusion") == (
-        code.patches("default").get("loop_reindexing_after_fusion") is False
+        code.patches("default", "cpu").get("loop_reindexing_after_fusion") is False
     )
 
 
