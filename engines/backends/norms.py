@@ -18,7 +18,7 @@ from torch.nn.functional import group_norm
 from torch.overrides import TorchFunctionMode
 
 PIECE = 8192  # values that one block of threads adds up
-MOST = 8  # pieces of a group: so many sums are added up where they are read, more take a kernel
+MOST = 4  # pieces of a group: so many sums are added up where they are read, eight would take a kernel
 # Of a LayerNorm's few hundred values Inductor would make three kernels, of these sums two more.
 PATCHES = {"split_reductions": False}
 

@@ -63,8 +63,8 @@ def test_only_what_is_half_and_a_picture_is_done_so(monkeypatch: pytest.MonkeyPa
         (8192, 64, 1),
         (10240, 16, 2),
         (20480, 32, 4),
-        (40960, 64, 8),
-        (122880, 64, 8),
+        (40960, 64, 4),
+        (122880, 64, 4),
         (40960, 33, 1),
     ],
 )
