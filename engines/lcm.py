@@ -27,6 +27,7 @@ from engines.decoder import Decoder
 from engines.denoiser import Denoiser, LcmRow
 from engines.hub import Report
 from engines.messages import Job, Model
+from engines.outlet import DECODE_GROUP
 from engines.pipeline import Fault, Unloadable
 from engines.pixels import CONTENT_TYPES, Inputs, Pixels, drawn_size, finished, fit, written
 from engines.replays import Replays
@@ -177,9 +178,7 @@ class Lcm:
 
     def _warm(self, progress: Report) -> None:
         side = self.models[0].native
-        for codec in dict.fromkeys((self.codec, self.tiny)):
-            with self.streams.entering():
-                codec.encode(np.zeros((side, side, 3), np.uint8))
+        self._rehearse(side)
         job = Job(prompt="", seed=0, width=side, height=side, steps=1)
         for done, bucket in enumerate(self.buckets):
             progress("warm", done, len(self.buckets), f"{bucket} at once")
@@ -195,8 +194,11 @@ class Lcm:
                 self.buckets = self.buckets[:done]  # the device has no memory for calls of this size
                 break
             self.decode(rows)
-        if self.tiny is not self.codec:
-            self.decode(self.rows(structs.replace(job, vae="tiny"), None))
+        warm_ups = self.decoders[self.tiny].warm_ups
+        rows = self.rows(structs.replace(job, vae="tiny"), None)
+        for count in range(1, (DECODE_GROUP if warm_ups else 1) + 1):  # as the outlet brings them
+            for _ in range(warm_ups + 1):
+                self.decode(rows * count)
         progress("warm", len(self.buckets), len(self.buckets), "")
         self._adopt(progress)
 

@@ -264,7 +264,6 @@ def test_a_pipeline_that_has_rehearsed_replays_the_first_frame_on_a_thread_of_it
     ours = Lcm(str(tiny.build(tmp_path / "lcm", xl=xl)), device="cuda", max_batch=2, backend="eager")
     try:
         ours.load(lambda *progress: None)
-        ours._rehearse(tiny.SIDE)
         told = ours.stats()
         assert (told["encodes_recorded"], told["prompts_recorded"]) == (1, 1)
         assert (told["encodes_unfit"], told["prompts_unfit"], told["decodes_unfit"]) == (0, 0, 0)
