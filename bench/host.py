@@ -11,7 +11,6 @@ share of its time that the device works. It says nothing about memory, copies or
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,12 +43,16 @@ class Device:
 
     def __init__(self) -> None:
         self.free = 0.0  # by time.monotonic()
-        self.busy_s = 0.0
+        self._given_s = 0.0
 
     def call(self, places: int) -> None:
         seconds = (CALL_MS + ROW_MS * places) / 1e3
         self.free = max(time.monotonic(), self.free) + seconds
-        self.busy_s += seconds
+        self._given_s += seconds
+
+    def worked(self, now: float) -> float:
+        """Seconds so far."""
+        return self._given_s - max(0.0, self.free - now)
 
 
 @dataclass
@@ -160,40 +163,25 @@ class Drawn:
         return [self.what, self.images_s, self.p50_ms, self.p95_ms, self.answered, self.works]
 
 
-def busy(engine: Paced, seconds: float, draw: Callable[[], Sequence[Frame]]) -> tuple[Sequence[Frame], float]:
-    """What `draw` gives, and the share of the middle of its `seconds` that the device worked."""
-    told: list[float] = []
-
-    def watch() -> None:
-        for at in (0.3, 0.9):
-            time.sleep(max(0.0, began + at * seconds - time.monotonic()))
-            # What it was given and has not done yet is no work of this stretch.
-            now = time.monotonic()
-            told.extend((now, engine.timed.busy_s - max(0.0, engine.timed.free - now)))
-
-    began = time.monotonic()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    frames = draw()
-    watcher.join()
-    return frames, (told[3] - told[1]) / (told[2] - told[0])
-
-
 def loop(what: str, sessions: int, steps: Sequence[int], seconds: float, kind: type[Paced] = Paced) -> Drawn:
     """Sessions that ask for the next picture when they have the last."""
     subject, engine = paced(kind)
     engine.buckets = BUCKETS[:1] if sessions == 1 else BUCKETS
+    seen: list[tuple[float, float]] = []  # when somebody asked, and what the device had worked by then
 
     def job(session: int, number: int) -> Any:
+        now = time.monotonic()
+        seen.append((now, engine.timed.worked(now)))
         drawn = random.Random(f"{session}/{number}").choice(steps)
         return subject.job(session, drawn, seed=number)
 
-    warm = seconds / 4
-    frames, works = busy(engine, warm + seconds, lambda: closed(engine, job, sessions, seconds, warm))
+    frames = closed(engine, job, sessions, seconds, seconds / 4)
     answered = [frame for frame in frames if frame.answered and not frame.warm]
     start = min(frame.due for frame in answered)
     inside = sum(start <= frame.arrived <= start + seconds for frame in answered)
     took = [frame.latency for frame in answered]
+    (since, before), *_, (until, by_then) = [one for one in seen if start <= one[0] <= start + seconds]
+    works = (by_then - before) / (until - since)
     return Drawn(
         what, inside / seconds, percentile(took, 0.5) * 1e3, percentile(took, 0.95) * 1e3, 1.0, works
     )
