@@ -217,7 +217,7 @@ def test_code_of_inductor_depends_on_its_options(monkeypatch: pytest.MonkeyPatch
     backend = Inductor(program())
     told = backend._facts(SHAPE)
     assert told == backend._facts(SHAPE)
-    monkeypatch.setattr(inductor, "patches", lambda mode: {"loop_reindexing_after_fusion": True})
+    monkeypatch.setattr(inductor, "patches", lambda mode, kind: {"loop_reindexing_after_fusion": True})
     assert told != backend._facts(SHAPE)
 
 
