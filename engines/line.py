@@ -2,7 +2,8 @@
 
 A device that overlaps would stand still between two calls, for as long as it takes to say what is finished,
 who joins, and where their tensors lie. So the next call is given to it while it works on the last, but no
-sooner than needed: whoever arrives after that waits for one call more.
+sooner than needed: whoever arrives after that waits for one call more. And only while it works on the last:
+where launching takes as long as the work, kernel by kernel, nothing is gained by being early.
 
     one call:   ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇
     the host:                       boundary, launch        lead, measured
@@ -37,13 +38,16 @@ class Line(Generic[Given]):
 
     def rest(self, now: float) -> float:
         """Seconds until the next boundary; infinity until a call is `done`."""
-        if len(self._calls) >= MOST:
+        if not self._calls:
+            return 0.0
+        if len(self._calls) >= MOST or now >= self._free:  # its end is a message that is on its way
             return math.inf
-        return max(0.0, self.starts(now) - now - LEADS * self._lead - WAKE_S) if self._calls else 0.0
+        return max(0.0, self._free - now - LEADS * self._lead - WAKE_S)
 
-    def give(self, call: Given, began: float, now: float, seconds: float) -> None:
-        """Launched now, by a boundary that began then. seconds: it will take, as far as is known."""
-        self._free = self.starts(now) + seconds
+    def give(self, call: Given, began: float, launched: float, now: float, seconds: float) -> None:
+        """Launched from then until now, by a boundary that began before. seconds: it will take, as far as is
+        known; nothing is given after a call of which that is 0 before its end."""
+        self._free = self.starts(launched) + seconds
         took = min(now - began, 2 * self._lead + 1e-3)  # one that stalled is no rule
         self._lead += RATE * (took - self._lead)
         self._calls.append(call)

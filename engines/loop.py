@@ -4,7 +4,7 @@
     intake     pictures of a job -> pixels; and on to rows, in the loop's place, where the device makes
                them beside the next call                                    (a pool)
     loop       inbox -> schedule -> rows -> UNet call -> outlet             (the main thread)
-    watcher    a UNet call that the device has been given -> its end        (a thread)
+    watcher    a UNet call that the device has been given -> its end -> outlet  (a thread)
     previews   rows between two steps -> JPEG, for those who asked          (a thread)
     outlet     rows -> VAE decode, in the loop's place, where the device does it beside the next call;
                pixels -> JPEG, PNG, WebP -> answers                         (decoder, and a pool)
@@ -51,7 +51,7 @@ from engines.link import LinkError, pack
 from engines.mailbox import Request
 from engines.messages import Cancel, Done, Message, Ping, Pong, Progress, Ready, Started, Submit
 from engines.outbox import Outbox
-from engines.outlet import Decoded, Finished, Outlet
+from engines.outlet import Decoded, Finished, Image, Outlet
 from engines.outlook import vae
 from engines.pipeline import Fault, Pipeline, Running, Unloadable
 from engines.pool import Pool
@@ -69,10 +69,10 @@ COUNTERS = ("steps", "rows", "slots", "taken", "tiny_vae", "full_vae", "settled"
 
 @dataclass(slots=True)
 class Stepped:
-    """A call and the rows (ticket, image) it finishes. To the loop, from the watcher: it has ended."""
+    """A call, and what it finishes. To the loop, from the watcher: it has ended."""
 
     call: Call
-    finished: list[tuple[int, int]]
+    finished: list[list[Image]]  # as they leave together
     said: dict[str, float]  # its seconds and rows, in the account of every drawing that has one in it
 
 
@@ -270,7 +270,8 @@ class Loop:
                 continue
             drawing.begun = time.monotonic()
             self.recorder.begin(drawing.submit.ticket)
-            self.outlet.leave([(drawing, image) for image in range(drawing.submit.job.count)])
+            images = [(drawing, image) for image in range(drawing.submit.job.count)]
+            self.outlet.leave(self.outlet.groups(images))
             return True
         return False
 
@@ -312,26 +313,26 @@ class Loop:
         for drawing, (_, image) in zip(drawings, call.rows, strict=True):
             if drawing.submit.watch == "steps":
                 self.previews.after_step(drawing, image)
-        stepped = Stepped(call, finished, said)
+        images = [(self.tickets[ticket], image) for ticket, image in finished if ticket in self.tickets]
+        stepped = Stepped(call, self.outlet.groups(images), said)
         if running is None:
+            self.outlet.leave(stepped.finished)
             self._stepped(stepped)
         else:
-            self._line.give(stepped, boundary, now, call.seconds)
+            self._line.give(stepped, boundary, began, now, call.seconds)
             self._watcher.submit(self._watch, stepped, running)
 
     def _watch(self, stepped: Stepped, running: Running) -> None:
-        """On the watcher."""
+        """On the watcher: what is finished leaves, whatever the loop does now."""
         stepped.said["seconds"] = running.wait()
+        self.outlet.leave(stepped.finished)
         self.inbox.put(stepped)
 
     def _stepped(self, stepped: Stepped) -> None:
-        """A call has ended: its rows that are finished, and that somebody wants, leave."""
+        """A call has ended."""
         seconds = stepped.said["seconds"]
         self._busy_s += seconds
         self.schedule.took(stepped.call, seconds)
-        self.outlet.leave(
-            [(self.tickets[ticket], image) for ticket, image in stepped.finished if ticket in self.tickets]
-        )
 
     # ---- the link ----
 

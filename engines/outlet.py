@@ -79,9 +79,13 @@ class Outlet:
         self._decoding = threading.Semaphore(pipeline.buckets[-1])
         self._encoding = threading.Semaphore(ENCODING)
 
-    def leave(self, images: Iterable[Image]) -> None:
-        """Finished rows of one lane on to the VAE, a few at a time."""
-        for group in groups(images, self._cost, self._pipeline.buckets[-1]):
+    def groups(self, images: Iterable[Image]) -> list[list[Image]]:
+        """Finished rows of one lane as they leave together. The loop's thread."""
+        return list(groups(images, self._cost, self._pipeline.buckets[-1]))
+
+    def leave(self, images: Iterable[list[Image]]) -> None:
+        """`groups` on to the VAE. The loop's thread, or one for it where the device overlaps."""
+        for group in images:
             if self._pipeline.overlaps:
                 for _ in group:
                     self._decoding.acquire()

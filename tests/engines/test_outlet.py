@@ -121,7 +121,7 @@ def test_rows_are_decoded_in_the_loop_s_place_only_where_the_device_overlaps():
         ends = Ends(pipeline)
         if not overlaps:
             pipeline.go.set()
-        ends.outlet.leave(images(drawing(1)))  # else this would wait for ever
+        ends.outlet.leave(ends.outlet.groups(images(drawing(1))))  # else this would wait for ever
         pipeline.go.set()
         ends.told(2)
         assert [thread == here for thread in pipeline.threads] == [not overlaps]
@@ -129,7 +129,7 @@ def test_rows_are_decoded_in_the_loop_s_place_only_where_the_device_overlaps():
 
 def test_an_answer_has_all_pictures_and_what_came_of_it_is_told():
     ends, work = Ends(PIPELINE), drawing(7, count=6)
-    ends.outlet.leave(images(work))
+    ends.outlet.leave(ends.outlet.groups(images(work)))
     done = ends.sent.get(timeout=10)
     seen = [Image.open(io.BytesIO(picture.data)).getpixel((3, 3)) for picture in done.pictures]
     assert seen == [colour_of("fox", 7 + image) for image in range(6)]
@@ -147,7 +147,7 @@ def test_what_a_session_is_shown_is_kept_before_it_is_sent():
     ends, work = Ends(PIPELINE), drawing(buffering=2)
     kept: queue.SimpleQueue[Any] = queue.SimpleQueue()
     ends.outlet._send = lambda message: kept.put(ends.shown.answer(work.submit))
-    ends.outlet.leave(images(work))
+    ends.outlet.leave(ends.outlet.groups(images(work)))
     assert isinstance(kept.get(timeout=10), Done), "a client that answers at once is not drawn for anew"
 
 
@@ -161,7 +161,7 @@ class Blind(Fake):
 
 def test_a_picture_that_came_to_nothing_is_the_fault_of_its_request_alone():
     ends, bad, good = Ends(Blind(vae_ms=0)), drawing(1, count=3), drawing(2)
-    ends.outlet.leave(images(bad, good))
+    ends.outlet.leave(ends.outlet.groups(images(bad, good)))
     told = [each for each in ends.told(3) if isinstance(each, Finished)]
     assert {each.drawing.submit.ticket: each.fault and each.fault.code for each in told} == {
         1: "internal",
@@ -174,6 +174,6 @@ def test_a_picture_that_came_to_nothing_is_the_fault_of_its_request_alone():
 def test_what_nobody_waits_for_is_not_decoded():
     ends, gone, here = Ends(PIPELINE), drawing(1), drawing(2)
     gone.close()
-    ends.outlet.leave(images(gone, here))
+    ends.outlet.leave(ends.outlet.groups(images(gone, here)))
     decoded, finished = ends.told(2)
     assert (decoded.count, finished.drawing) == (1, here)
