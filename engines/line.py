@@ -28,7 +28,7 @@ Given = TypeVar("Given")
 
 class Line(Generic[Given]):
     def __init__(self) -> None:
-        self._calls: deque[Given] = deque()
+        self._calls: deque[tuple[Given, float]] = deque()  # and the seconds each takes
         self._free = 0.0  # when it will have done them all, as far as is known
         self._lead = 0.0  # seconds from the beginning of a boundary to its launch, on average
 
@@ -50,8 +50,11 @@ class Line(Generic[Given]):
         self._free = self.starts(launched) + seconds
         took = min(now - began, 2 * self._lead + 1e-3)  # one that stalled is no rule
         self._lead += RATE * (took - self._lead)
-        self._calls.append(call)
+        self._calls.append((call, seconds))
 
-    def done(self) -> Given:
-        """The one that was given first has ended."""
-        return self._calls.popleft()
+    def done(self, ended: float) -> Given:
+        """The one that was given first has ended, then."""
+        call, _ = self._calls.popleft()
+        if self._calls:  # what lies between calls is in no call's seconds, and would add up
+            self._free = ended + self._calls[0][1]
+        return call

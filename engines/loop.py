@@ -74,6 +74,7 @@ class Stepped:
     call: Call
     finished: list[list[Image]]  # as they leave together
     said: dict[str, float]  # its seconds and rows, in the account of every drawing that has one in it
+    ended: float = 0.0  # stamp
 
 
 class Loop:
@@ -158,7 +159,7 @@ class Loop:
                 case Prepared():
                     self._ready(message)
                 case Stepped():
-                    self._stepped(self._line.done())
+                    self._stepped(self._line.done(message.ended))
                 case Decoded():
                     self._decoded(message)
                 case Finished():
@@ -325,6 +326,7 @@ class Loop:
     def _watch(self, stepped: Stepped, running: Running) -> None:
         """On the watcher: what is finished leaves, whatever the loop does now."""
         stepped.said["seconds"] = running.wait()
+        stepped.ended = time.monotonic()
         self.outlet.leave(stepped.finished)
         self.inbox.put(stepped)
 

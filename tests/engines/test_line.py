@@ -31,7 +31,7 @@ def test_as_much_before_it_as_a_boundary_takes():
     for _ in range(200):  # each boundary and launch take 2 ms
         line.give("", began=now, launched=now + 0.001, now=now + 0.002, seconds=0.020)
         rest = line.rest(now + 0.002)
-        line.done()
+        line.done(now + 0.021)
         now += 0.022
     assert rest == pytest.approx(0.019 - LEADS * 0.002 - WAKE_S, abs=1e-4)
 
@@ -40,9 +40,9 @@ def test_one_boundary_that_stalled_is_no_rule():
     line: Line[str] = Line()
     for _ in range(200):
         line.give("", 0.0, 0.0, 0.001, seconds=0.020)
-        line.done()
+        line.done(0.020)
     line.give("", 0.0, 0.0, 3.0, seconds=0.020)
-    line.done()
+    line.done(3.0)
     line.give("", 9.0, 9.0, 9.0, seconds=0.020)
     assert line.rest(9.0) > 0.017
 
@@ -54,16 +54,28 @@ def test_the_device_never_has_more_than_the_call_that_runs_and_the_next():
     assert line.starts(0.019) == pytest.approx(0.040)
     assert line.rest(0.019) == math.inf
     assert line.rest(60.0) == math.inf, "whatever was predicted"
-    assert line.done() == "first"
+    assert line.done(0.020) == "first"
     assert line.rest(0.021) == pytest.approx(0.019 - WAKE_S, abs=1e-4)
-    assert line.done() == "second"
+    assert line.done(0.040) == "second"
     assert line.rest(0.021) == 0.0
+
+
+def test_what_lies_between_calls_does_not_add_up():
+    line: Line[str] = Line()
+    line.give("", 0.0, 0.0, 0.0, seconds=0.020)
+    ends, gap = 0.020, 0.0001  # of the device
+    for _ in range(500):
+        now = ends - 0.002
+        line.give("", now, now, now, seconds=0.020)
+        line.done(ends)
+        assert line.starts(ends) == pytest.approx(ends + 0.020, abs=2 * gap)
+        ends += gap + 0.020
 
 
 def test_an_early_end_is_no_reason_to_wait_on():
     line: Line[str] = Line()
     line.give("first", 0.0, 0.0, 0.0, 10.0)
-    line.done()
+    line.done(0.1)
     assert (line.rest(0.1), line.starts(0.1)) == (0.0, 0.1)
 
 
@@ -79,4 +91,4 @@ def test_a_call_whose_launching_takes_as_long_as_its_work_is_waited_for():
         began = 0.036 * call
         line.give("", began, began + 0.001, began + 0.036, 0.034)
         assert line.rest(began + 0.036) == math.inf
-        line.done()
+        line.done(began + 0.036)
