@@ -27,6 +27,7 @@ from engines.backends import Backend, make
 from engines.backends.code import MODES, Code, patches
 from engines.backends.graphs import Graphs, Recorder
 from engines.backends.inductor import BOUNDS
+from engines.backends.joined import lay
 from engines.backends.program import Batch, Program, Shape, Step, difference
 from engines.backends.store import Store
 
@@ -62,6 +63,8 @@ class Ways:
 
     def __init__(self, program: Program, store: Path | None = None) -> None:
         """store: folder of the engine's compiled code, so that what one process built another loads."""
+        for module in (program, *program.nets.values()):
+            lay(module)  # where the compiled ways want them, before any way has recorded where they were
         self.program = program
         self._store = store
         self._backends: dict[str, Any] = {}

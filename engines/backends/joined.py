@@ -38,16 +38,17 @@ def family(name: str) -> str:
 @torch.no_grad()
 def lay(module: nn.Module) -> None:
     """Move the parameters of each family into one piece of memory, by their names. They keep names, values,
-    sizes and strides. Before anything has been recorded that reads them where they were."""
+    sizes and strides; what lies so stays where it is. Before anything is recorded that reads them."""
     families: dict[str, list[nn.Parameter]] = {}
     for name, parameter in sorted(module.named_parameters()):
         if family(name):
             families.setdefault(family(name), []).append(parameter)
     for parameters in families.values():
         if len({(p.shape[1:], p.dtype, p.device) for p in parameters}) == 1:
-            whole = torch.cat([p.data for p in parameters])
-            for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
-                parameter.data = part
+            one = whole([p.data for p in parameters])
+            for parameter, part in zip(parameters, one.split([len(p) for p in parameters]), strict=True):
+                if parameter.data_ptr() != part.data_ptr():
+                    parameter.data = part
 
 
 def whole(parts: Sequence[Tensor]) -> Tensor:

@@ -34,6 +34,14 @@ def test_the_options_are_such_as_torch_takes():
     assert ways.compiled(identity)._orig_mod is identity
 
 
+def test_no_way_moves_the_weights_that_recordings_of_another_one_read():
+    of = ways.Ways(program())
+    where = {name: p.data_ptr() for name, p in of.program.named_parameters()}
+    for way in ("inductor", ways.TUNED):
+        of.backend(way)
+    assert {name: p.data_ptr() for name, p in of.program.named_parameters()} == where
+
+
 class Built(Code):
     """Compiled code that is none: it says where it ran, and computes what eager computes."""
 

@@ -93,6 +93,15 @@ def test_laid_together_they_keep_names_values_and_strides_and_are_read_as_one_wi
     assert read.eq(7.0).any(), "the same memory"
 
 
+def test_what_lies_together_is_not_moved_again():
+    of = program()
+    lay(of)
+    where = {name: p.data_ptr() for name, p in of.named_parameters()}
+    lay(of)
+    lay(Program(of.unet, "v_prediction", None))
+    assert {name: p.data_ptr() for name, p in of.named_parameters()} == where
+
+
 def test_parts_that_lie_elsewhere_are_copied():
     parts = [torch.randn(3, 4), torch.randn(2, 4)]
     read = whole(parts)
