@@ -155,7 +155,8 @@ class Loop:
                 case Cancel():
                     self.tickets.cancel(message.tickets)
                 case Ping():
-                    self._send(Pong(message.number, self._stats()))
+                    # Behind the calls that the device has by now: if it hangs, so does the answer.
+                    self._watcher.submit(self._send, Pong(message.number, self._stats()))
                 case Prepared():
                     self._ready(message)
                 case Stepped():

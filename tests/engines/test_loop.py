@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import queue
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +36,7 @@ from engines.messages import (
     Started,
     Submit,
 )
+from engines.pipeline import Fault
 from engines.tickets import ENDS
 
 pytestmark = pytest.mark.proc
@@ -225,18 +228,41 @@ def test_a_device_that_overlaps_goes_on_while_rows_are_made():
         assert done.timings["queue"] < 0.5
 
 
-def test_a_device_that_overlaps_is_no_reason_to_be_deaf():
-    with Process("fake:base_ms=2000,row_ms=0,vae_ms=0,rows_ms=1,overlaps=1") as engine:
-        engine.ready().send(submit(1, steps=1, watch="start"))
-        engine.until(Started)
-        engine.send(submit(2, steps=1, image=png()))
-        rows_made = 0.0
-        while not rows_made:
-            engine.send(Ping(1))
-            (pong,) = engine.until(Pong)
-            assert pong.stats["busy_s"] == 0, "the first call has not ended"
-            rows_made = pong.stats["ahead"]
-        engine.send(Cancel([1, 2]))
+class Stuck(Fake):
+    """A device that overlaps, and ends no call before it is told to; draws nothing for `!no`."""
+
+    def __init__(self) -> None:
+        super().__init__(base_ms=0, row_ms=0, vae_ms=0, overlaps=1)
+        self.given, self.go = threading.Event(), threading.Event()
+
+    def lane(self, job: Job) -> tuple[str, int, int]:
+        if job.prompt == "!no":
+            raise Fault("invalid", "it is not drawn")
+        return super().lane(job)
+
+    def launch(self, rows: Any, bucket: int) -> Any:
+        super().launch(rows, bucket)
+        self.given.set()
+        return self
+
+    def wait(self) -> float:
+        assert self.go.wait(10)
+        return 0.02
+
+
+def test_while_a_device_works_the_loop_listens_but_calls_itself_alive_when_the_device_is():
+    from bench.inside import running
+
+    device, replies = Stuck(), queue.SimpleQueue[Any]()
+    with running(device) as loop:
+        loop.reply = replies.put
+        loop.submit(submit(1, steps=1))
+        assert device.given.wait(10)
+        loop.inbox.put(Ping(1))
+        loop.submit(submit(2, prompt="!no"))
+        assert isinstance(replies.get(timeout=10), Refused), "nobody hears of a device that hangs otherwise"
+        device.go.set()
+        assert {type(replies.get(timeout=10)) for _ in range(2)} == {Done, Pong}
 
 
 class Watched(Fake):
