@@ -75,8 +75,10 @@ class Outlet:
         self._inbox, self._send = inbox, send
         self._decoder = Pool(1, "decoder", guard)
         self._pool = Pool(pool, "pool", guard)
-        # Pictures at the decoder: as many as one call can finish, so that the next one need not wait.
-        self._decoding = threading.Semaphore(pipeline.buckets[-1])
+        # Pictures at the decoder: as many as one call can finish, so that the next one need not wait; and no
+        # fewer than leave together.
+        self._decoding = threading.Semaphore(max(pipeline.buckets[-1], DECODE_GROUP))
+        self._door = threading.Lock()  # one group at a time: two would each hold places that the other needs
         self._encoding = threading.Semaphore(ENCODING)
 
     def groups(self, images: Iterable[Image]) -> list[list[Image]]:
@@ -87,8 +89,9 @@ class Outlet:
         """`groups` on to the VAE. The loop's thread, or one for it where the device overlaps."""
         for group in images:
             if self._pipeline.overlaps:
-                for _ in group:
-                    self._decoding.acquire()
+                with self._door:
+                    for _ in group:
+                        self._decoding.acquire()
                 self._decoder.submit(self._decode_beside, group)
             else:
                 self._decode(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import queue
 import threading
@@ -169,6 +170,37 @@ def test_a_picture_that_came_to_nothing_is_the_fault_of_its_request_alone():
     }
     assert ends.sent.get(timeout=10).ticket == 2
     assert not bad.over, "the loop has its answer to give"
+
+
+def test_a_request_leaves_that_has_more_pictures_than_a_call_has_places():
+    pipeline = Fake(vae_ms=0, kept_mb=1, overlaps=1, max_batch=1)
+    ends = Ends(pipeline)
+    leaving = threading.Thread(
+        target=ends.outlet.leave, args=(ends.outlet.groups(images(drawing(count=8))),), daemon=True
+    )
+    leaving.start()
+    assert len(ends.sent.get(timeout=10).pictures) == 8, "it only settles: it was drawn before"
+
+
+class Shared(threading.Semaphore):
+    """Whoever takes one lets another thread take one, too, if it can."""
+
+    both = threading.Barrier(2)
+
+    def acquire(self, *given: Any) -> bool:
+        super().acquire()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.both.wait(0.5)
+        return True
+
+
+def test_two_that_leave_at_once_do_not_each_wait_for_the_other_s_places():
+    ends = Ends(Fake(vae_ms=0, kept_mb=1, overlaps=1, max_batch=4))
+    ends.outlet._decoding = Shared(4)
+    for ticket in (1, 2):
+        groups = ends.outlet.groups(images(drawing(ticket, count=4)))
+        threading.Thread(target=ends.outlet.leave, args=(groups,), daemon=True).start()
+    assert {ends.sent.get(timeout=10).ticket for _ in range(2)} == {1, 2}
 
 
 def test_what_nobody_waits_for_is_not_decoded():
