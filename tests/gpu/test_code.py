@@ -9,6 +9,7 @@ import torch
 
 from engines.backends import code, inductor, make
 from engines.backends.graphs import Graphs
+from engines.backends.joined import family
 from engines.backends.program import Program, difference
 from engines.backends.store import Store
 from tests.engines.backends.small import SHAPE, program
@@ -64,3 +65,31 @@ def test_rows_do_not_influence_each_other_compiled(half: Program, store: Store) 
     for tensor in (batch.latents, batch.noise, batch.text):
         tensor[1:].fill_(torch.nan)
     assert torch.equal(backend.step(FOUR, batch)[0], alone)
+
+
+@torch.inference_mode()
+def test_weights_changed_in_place_are_seen_by_compiled_and_recorded_code(half: Program, store: Store) -> None:
+    backend = make("inductor", half, store=store)
+    backend.warm(FOUR)
+    compiled = backend.program(FOUR)
+    assert isinstance(compiled, code.Code), backend.reasons()
+    joined = [name.split() for kind, name in compiled._inputs if kind == "joined"]
+    assert sum(map(len, joined)) > 2 * len(joined), "layers of one input are one"
+    batch, slots = half.sample(FOUR, 4), backend.slots(FOUR)
+    assert slots is not None
+    for slot, tensor in zip(slots, batch, strict=True):
+        if slot is not None and tensor is not None:
+            slot.copy_(tensor)
+    before = half(*batch)
+    changed = [parameter for name, parameter in half.named_parameters() if family(name)]
+    for parameter in changed:
+        parameter.mul_(2.0)
+    try:
+        expected = half(*batch)
+        assert difference(expected, before) > 5e-2, "the test below can fail"
+        assert difference(expected, compiled(*batch)) <= 1e-2
+        assert difference(expected, backend.step(FOUR, slots)) <= 1e-2
+    finally:
+        for parameter in changed:
+            parameter.div_(2.0)
+    assert difference(before, backend.step(FOUR, slots)) <= 1e-2
