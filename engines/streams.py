@@ -77,7 +77,7 @@ class Streams:
         """Here, in this thread's line."""
         if not self.overlap:
             return Mark()
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)
         event.record()
         return Mark(event)
 
@@ -98,12 +98,13 @@ class Streams:
     def leaving(self, given: Iterable[Tensor], after: Mark | None = None) -> Iterator[None]:
         """In here is the line of what comes out of steps. Any thread; bring it `home`.
 
-        given: tensors of the line of steps, complete, or called before `after`.
+        given: tensors of the line of steps, complete, or called before `after`, which this thread waits for.
         """
+        if after is not None and after.event is not None:
+            # Not in the line: whatever else leaves would wait for the call that the device was given last.
+            after.event.synchronize()
         with _on(self._outlet):
             if self._outlet is not None:
-                if after is not None and after.event is not None:
-                    self._outlet.wait_event(after.event)
                 for tensor in given:
                     tensor.record_stream(self._outlet)
             yield

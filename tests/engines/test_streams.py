@@ -145,7 +145,7 @@ def test_what_leaves_comes_after_its_mark_and_is_kept_until_it_has_left(cuda: Cu
         streams.home(torch.zeros(1), torch.zeros(1))
     assert str(cuda.current) == "stream 3"
     assert cuda.diary[1:] == [
-        ("stream 2", "waits for", cuda.current),
+        ("asleep until", "stream 3"),  # the thread: in the line others would wait, for a call that just began
         *[("kept for", "stream 2")] * 2,
         *[("copy on", "stream 2")] * 2,
         ("asleep until", "stream 2"),
