@@ -44,7 +44,9 @@ def lay(module: nn.Module) -> None:
         if family(name):
             families.setdefault(family(name), []).append(parameter)
     for parameters in families.values():
-        if len({(p.shape[1:], p.dtype, p.device) for p in parameters}) == 1:
+        if len({(p.shape[1:], p.dtype, p.device) for p in parameters}) > 1:
+            continue
+        with torch.inference_mode(parameters[0].is_inference()):  # whoever calls: they stay what they are
             one = whole([p.data for p in parameters])
             for parameter, part in zip(parameters, one.split([len(p) for p in parameters]), strict=True):
                 if parameter.data_ptr() != part.data_ptr():

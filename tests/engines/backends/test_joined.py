@@ -102,6 +102,16 @@ def test_what_lies_together_is_not_moved_again():
     assert {name: p.data_ptr() for name, p in of.named_parameters()} == where
 
 
+def test_weights_laid_by_who_only_infers_can_be_changed_by_who_does_not():
+    of = program()
+    with torch.inference_mode():
+        lay(of)
+    with torch.no_grad():
+        for parameter in of.parameters():
+            parameter.mul_(1.5)
+    assert not any(parameter.is_inference() for parameter in of.parameters())
+
+
 def test_parts_that_lie_elsewhere_are_copied():
     parts = [torch.randn(3, 4), torch.randn(2, 4)]
     read = whole(parts)
