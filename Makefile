@@ -28,8 +28,13 @@ $(VENV)/.test: $(VENV)/.engine $(wildcard tests/*/package.json tests/*/package-l
 	@$(PIP) -e '.[engine,test]'
 	@$(BIN)/python -m tests.browser.install && touch $@ || test $$? -eq 75
 
+# Two turns: what keeps to its own process on all cores, then servers, engines and browsers, which want them for
+# themselves. Status 5: ARGS choose no test of that turn.
 test: $(VENV)/.test  ## everything that fits a laptop; about a quarter of an hour on two cores
-	$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not proc and not net" $(ARGS); one=$$?; \
+	test $$one -eq 0 -o $$one -eq 5 || exit $$one; \
+	$(BIN)/python -m pytest -m "proc or net" $(ARGS); other=$$?; \
+	test $$other -ne 5 || exit $$one; exit $$other
 
 faults: $(VENV)/.test  ## 200 random kill -9 of gateway and engine over 500 queued requests; about ten minutes
 	RT_TEST_FAULTS=1 $(BIN)/python -m pytest -s tests/faults/test_queue.py $(ARGS)
