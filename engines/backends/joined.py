@@ -2,8 +2,8 @@
 
 A UNet asks the same tensor for queries, keys and values; its text for the keys and values of every
 cross-attention; its time embedding for the shift of every residual block. Of the 713 kernels of a call of
-SD1.5 with one row that Inductor makes for an H200, 84 are such products and 16 the activations before them,
-each a few microseconds long because it was launched at all.
+SD1.5 with one row that Inductor makes for an H200, 84 products can be spared so and some activations before
+them, each a few microseconds long because it is launched at all.
 
 The weights of such a family lie one after another in memory (`lay`), so that what compiled code reads as one
 matrix is the very weights that eager code reads one by one, and takes no memory of its own.
@@ -94,7 +94,7 @@ def join(
             names = [named[node.args[at]][1] for node in order]
             with graph.graph.inserting_after(last):
                 last = graph.graph.placeholder(f"joined_{len(told)}")
-            last.meta["val"] = _like([node.args[at].meta["val"] for node in order])
+            last.meta["val"] = torch.cat([node.args[at].meta["val"] for node in order])
             told.append(("joined", " ".join(names)))
             operands.append(last)
         first = next(node for node in graph.graph.nodes if node in nodes)
@@ -127,11 +127,6 @@ def _share(graph: fx.Graph) -> None:
                 graph.erase_node(node)
             else:
                 first[node.args] = node
-
-
-def _like(tensors: Sequence[Any]) -> Any:
-    """Of the graph's own kind, fake ones."""
-    return torch.cat(list(tensors))
 
 
 def _shares(one: Tensor, other: Tensor) -> bool:

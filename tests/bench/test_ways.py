@@ -12,8 +12,7 @@ from bench import ways
 from bench.gpu.plan import Late, limit
 from engines.backends.code import MODES, Code, patches
 from engines.backends.eager import Eager
-from engines.backends.program import Batch, Shape
-from tests.engines.backends.small import SHAPE, program
+from tests.engines.backends.small import SHAPE, Inner, program
 from tests.engines.backends.tapes import Tapes
 
 pytestmark = pytest.mark.timeout(60)  # imports of torch, on a busy machine
@@ -62,20 +61,8 @@ class Built(Code):
         return advanced
 
 
-class Inner(Eager):
-    def __init__(self, code: Built) -> None:
-        super().__init__(code.program)
-        self.code = code
-
-    def program(self, shape: Shape) -> Built:
-        return self.code
-
-    def step(self, shape: Shape, batch: Batch) -> Tensor:
-        return self.code(*batch)
-
-
 def searched(code: Built) -> ways.Searched:
-    return ways.Searched(Inner(code), code.program, Tapes())
+    return ways.Searched(Inner(code.program, code), code.program, Tapes())
 
 
 @torch.inference_mode()
@@ -104,7 +91,7 @@ def test_an_algorithm_that_computes_another_thing_does_not_serve():
 
     code = Built()
     with pytest.raises(RuntimeError, match=r"searched, .* off"):
-        ways.Searched(Inner(code), code.program, Wrong()).warm(SHAPE)
+        ways.Searched(Inner(code.program, code), code.program, Wrong()).warm(SHAPE)
 
 
 def test_what_is_not_compiled_is_not_searched_for():
@@ -130,7 +117,7 @@ def test_what_cannot_be_captured_is_no_way():
     code, tapes = Built(), Tapes()
     tapes.failing.append(RuntimeError("CUDA error: an illegal memory access was encountered"))
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        ways.Searched(Inner(code), code.program, tapes).warm(SHAPE)
+        ways.Searched(Inner(code.program, code), code.program, tapes).warm(SHAPE)
 
 
 def test_every_way_has_its_mode_of_the_compiler_and_what_is_ready_is_known():

@@ -13,11 +13,10 @@ from torch import Tensor
 from bench import weights
 from bench.ways import Searched, filled
 from engines.backends.code import Code
-from engines.backends.eager import Eager
-from engines.backends.program import Batch, Shape, difference
+from engines.backends.program import difference
 from engines.pixels import written
 from engines.vae import Vae, levels
-from tests.engines.backends.small import SHAPE, program
+from tests.engines.backends.small import SHAPE, Inner, program
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(120)]
 
@@ -36,22 +35,10 @@ class Built(Code):
         return advanced
 
 
-class Inner(Eager):
-    def __init__(self, code: Built) -> None:
-        super().__init__(code.eager)
-        self.code = code
-
-    def program(self, shape: Shape) -> Built:
-        return self.code
-
-    def step(self, shape: Shape, batch: Batch) -> Tensor:
-        return self.code(*batch)
-
-
 @torch.inference_mode()
 def test_a_search_on_its_thread_is_replayed_on_others() -> None:
     code = Built()
-    backend = Searched(Inner(code), code.eager)
+    backend = Searched(Inner(code.eager, code), code.eager)
     backend.warm(BIG)
     assert backend.stats()["graphs_recorded"] == 1
     assert not torch.backends.cudnn.benchmark

@@ -6,9 +6,10 @@ import math
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Generator
+from torch import Generator, Tensor
 
-from engines.backends.program import Program, Shape
+from engines.backends.eager import Eager
+from engines.backends.program import Batch, Program, Shape, Step
 
 TEXT = 16
 
@@ -38,6 +39,21 @@ def program(
                 parameter.add_(0.1 * noise)
     unet.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Program(unet, "v_prediction", None)
+
+
+class Inner(Eager):
+    """Eager, but that every shape is served by this code."""
+
+    def __init__(self, over: Program, code: Step) -> None:
+        super().__init__(over)
+        self._code = code
+
+    def program(self, shape: Shape) -> Step:
+        return self._code
+
+    def step(self, shape: Shape, batch: Batch) -> Tensor:
+        advanced: Tensor = self._code(*batch)
+        return advanced
 
 
 SHAPE = Shape(2, 4, 8, 8, 77, TEXT, features=("embedded",))

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from bench import published
-from engines.backends import joined
 from engines.backends.code import compiled, loaded
 from engines.backends.joined import LINEAR, SILU, family, join, lay, whole
 from engines.backends.program import Program, difference
@@ -187,4 +186,3 @@ def test_another_way_to_join_makes_other_builds(monkeypatch: pytest.MonkeyPatch)
     before = code.recipe()
     monkeypatch.setattr(code.inspect, "getsource", lambda module: f"other {module.__name__}")
     assert code.recipe() != before
-    assert joined.__name__.endswith("joined")
